@@ -1,0 +1,27 @@
+# Two commands do everything on a fresh machine: `make start` and `make test`. Neither needs root.
+.PHONY: start test check format clean
+
+VENV := .venv/bin
+PYTEST_ARGS ?=
+
+start: .venv/installed
+	@$(VENV)/python -m devhost
+
+test: .venv/installed
+	@$(VENV)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/installed
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(VENV)/mypy
+
+format: .venv/installed
+	@$(VENV)/ruff check --fix .
+	@$(VENV)/ruff format .
+
+.venv/installed: requirements.txt requirements-dev.txt scripts/install
+	@scripts/install
+	@touch $@
+
+clean:
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

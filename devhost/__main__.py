@@ -1,0 +1,156 @@
+"""`make start`: the app at http://localhost:7071, with a stand-in for the APIM API where none is named."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+
+from devhost.host import Host
+from devhost.process import WorkerFailed
+from devhost.standin import Standin
+
+FOLDER = Path(__file__).parent.parent
+_NOT_IMITATED = "authorization levels, TLS, admin endpoints, scaling, triggers other than HTTP"
+
+# The demo key is what callers send; the stand-in knows only the one behind it, so that the demo shows the exchange.
+_DEMO_SETTINGS = {"CORS_ALLOWED_ORIGINS": "http://localhost:*,http://127.0.0.1:*"}
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m devhost", description=__doc__)
+    parser.add_argument(
+        "--port", type=int, default=int(os.environ.get("PORT") or 7071), help="default: $PORT or 7071"
+    )
+    parser.add_argument(
+        "--func", choices=["auto", "never"], default="auto", help="use Core Tools where installed"
+    )
+    options = parser.parse_args()
+    # The environment wins over local settings, as with Core Tools.
+    environ = {**_local_settings(), **os.environ}
+    async with _upstream(environ) as settings:
+        environ = {**settings, **environ}
+        if options.func == "auto" and (func := shutil.which("func")):
+            return await _run_func(func, options.port, environ)
+        return await _run_devhost(options.port, environ)
+
+
+def _local_settings() -> dict[str, str]:
+    """`Values` of local.settings.json, if there is one."""
+    file = FOLDER / "local.settings.json"
+    if not file.exists():
+        return {}
+    values: dict[str, str] = json.loads(file.read_text()).get("Values", {})
+    return values
+
+
+@contextlib.asynccontextmanager
+async def _upstream(environ: dict[str, str]) -> AsyncIterator[dict[str, str]]:
+    """The settings for the stand-in, running; none where an upstream is named."""
+    if environ.get("APIM_BASE_URL"):
+        yield {}
+        return
+    key = f"demo-{secrets.token_hex(16)}"
+    standin = await Standin.start(keys=(key,))
+    print(f"Stand-in for the APIM API: {standin.base_url} (set APIM_BASE_URL to use a real one)")
+    try:
+        yield {**_DEMO_SETTINGS, "APIM_BASE_URL": standin.base_url, "LOCAL_SUBSCRIPTION_KEYS": f"demo={key}"}
+    finally:
+        await standin.stop()
+
+
+async def _run_devhost(port: int, environ: dict[str, str]) -> int:
+    try:
+        host = await Host.start(FOLDER, environ, port=port)
+    except WorkerFailed as failure:
+        print(f"The Functions app did not start.\n{failure}", file=sys.stderr)
+        return 1
+    except OSError:
+        print(f"Port {port} is taken. Choose another: PORT=7072 make start", file=sys.stderr)
+        return 1
+    print(
+        f"devhost runs the app on azure-functions-runtime, without Core Tools. Not imitated: {_NOT_IMITATED}."
+    )
+    try:
+        await _greet(port, environ)
+        await _interrupted()
+    finally:
+        await host.stop()
+    return 0
+
+
+async def _run_func(func: str, port: int, environ: dict[str, str]) -> int:
+    # Core Tools take the Python of the active virtual environment.
+    virtual = {"VIRTUAL_ENV": sys.prefix, "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{environ['PATH']}"}
+    process = await asyncio.create_subprocess_exec(
+        func,
+        "start",
+        "--port",
+        str(port),
+        cwd=FOLDER,
+        env={"FUNCTIONS_WORKER_RUNTIME": "python", **environ, **virtual},
+    )
+    ended = asyncio.create_task(process.wait())
+    greeting = asyncio.create_task(_greet(port, environ))
+    interrupted = asyncio.create_task(_interrupted())
+    await asyncio.wait([ended, interrupted], return_when=asyncio.FIRST_COMPLETED)
+    greeting.cancel()
+    if process.returncode is None:
+        process.send_signal(signal.SIGINT)
+    return await ended
+
+
+async def _greet(port: int, environ: dict[str, str]) -> None:
+    """Waits until the app answers, then prints what to paste."""
+    url = f"http://localhost:{port}"
+    async with aiohttp.ClientSession() as session:
+        while True:
+            with contextlib.suppress(aiohttp.ClientConnectionError):
+                async with session.get(f"{url}/readyz") as response:
+                    for check in (await response.json())["checks"]:
+                        if not check["ok"]:
+                            print(f"Not ready: {check['name']}: {check['reason']}", file=sys.stderr)
+                    break
+            await asyncio.sleep(0.2)
+    key = environ.get("LOCAL_SUBSCRIPTION_KEYS", "").partition(",")[0].partition("=")[2].strip()
+    print(
+        f"""
+The shim listens on {url}. Paste this into another shell ({sys.executable} has the `openai` package):
+
+{Path(sys.executable)} - <<'EOF'
+from openai import OpenAI
+
+client = OpenAI(base_url="{url}/openai/v1", api_key="{key or "<an APIM subscription key>"}")
+messages = [{{"role": "user", "content": "Hello!"}}]
+print(client.chat.completions.create(model="gpt-4o", messages=messages).choices[0].message.content)
+for chunk in client.chat.completions.create(model="gpt-4o", messages=messages, stream=True):
+    print(chunk.choices[0].delta.content or "" if chunk.choices else "", end="", flush=True)
+print()
+EOF
+
+Stop with Ctrl+C.""",
+        flush=True,
+    )
+
+
+async def _interrupted() -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,38 @@
+"""The Functions app: its routes, and the service that answers them."""
+
+import os
+
+import azure.functions as func
+from starlette.requests import Request
+from starlette.responses import Response
+
+# Imported for its effect too: it is the worker's HTTP extension.
+from shim import functions_http
+from shim.service import Service
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+functions_http.quieten_runtime()
+# Anonymous to the platform: the shim itself checks subscription keys.
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+service = Service(os.environ)
+
+
+@app.route(trigger_arg_name="request", route="openai/{*path}", methods=METHODS)
+async def openai(request: Request) -> Response:
+    return await service.proxy(request)
+
+
+@app.route(trigger_arg_name="request", route="v1/{*path}", methods=METHODS)
+async def v1(request: Request) -> Response:
+    return await service.proxy(request)
+
+
+@app.route(trigger_arg_name="request", route="healthz", methods=["GET", "HEAD"])
+async def healthz(request: Request) -> Response:
+    return await service.healthz()
+
+
+@app.route(trigger_arg_name="request", route="readyz", methods=["GET", "HEAD"])
+async def readyz(request: Request) -> Response:
+    return await service.readyz()

@@ -1,0 +1,75 @@
+"""The caller's side of one request: the body as it arrives, and notice of the caller's leaving."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+
+from starlette.types import Receive
+
+from shim.errors import CallerGone
+
+
+class Caller:
+    """Wraps ASGI's `receive`, of which there can be but one reader at a time.
+
+    The body reads first; from its end on a watcher waits for `http.disconnect`. The worker cancels no function
+    when its caller leaves, so that without this an abandoned completion would run on, and be paid for.
+    """
+
+    __slots__ = ("_receive", "_task", "_watcher", "gone")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._task: asyncio.Task[object] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self.gone = False
+
+    async def body(self) -> AsyncGenerator[bytes]:
+        """The body's chunks as they arrive, at most 64 KiB ahead of their reader. Raises CallerGone."""
+        try:
+            while True:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    self._leave()
+                    raise CallerGone
+                if chunk := message.get("body", b""):
+                    yield chunk
+                if not message.get("more_body", False):
+                    return
+        finally:
+            self.watch()
+
+    def watch(self) -> None:
+        """Begins to wait for the caller's leaving. Call it once nothing more is to be read of the body."""
+        if self._watcher is None and not self.gone:
+            self._watcher = asyncio.create_task(self._watch())
+
+    @contextmanager
+    def cancelling(self) -> Iterator[None]:
+        """Cancels the block as soon as the caller leaves; the block then raises CallerGone."""
+        if self.gone:
+            raise CallerGone
+        task = self._task = asyncio.current_task()
+        assert task is not None
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._refuse_if_gone(task)
+            raise
+        finally:
+            self._task = None
+
+    def _refuse_if_gone(self, cancelled: asyncio.Task[object]) -> None:
+        if self.gone:
+            cancelled.uncancel()
+            raise CallerGone from None
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            """What is left of a body that upstream did not want is dropped."""
+        self._leave()
+
+    def _leave(self) -> None:
+        self.gone = True
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,171 @@
+"""Every way the shim refuses a call, and the only place that knows OpenAI's error JSON.
+
+ShimError
+ ├── InvalidRequest            400
+ │    ├── InvalidPath          400  a path that could leave the configured base
+ │    ├── ModelRequired        400  the route needs `model` and the body names none
+ │    └── BodyTooLarge         413  a body that must be read is over MAX_BODY_BYTES
+ ├── AuthenticationFailed      401
+ │    ├── MissingKey           401
+ │    ├── MalformedKey         401
+ │    └── UnknownKey           401
+ ├── NotFound                  404  no such route here
+ ├── CallerGone                499  nobody is left to read this one
+ ├── InternalError             500  a defect of ours
+ ├── Misconfigured             503  settings are missing or wrong
+ ├── KeyStoreUnavailable       503  the key could not be checked; never a 401
+ └── UpstreamFailed
+      ├── UpstreamUnreachable  502  no connection: nothing was sent
+      ├── UpstreamBroken       502  the connection broke before an answer
+      └── UpstreamTimeout      504  no answer in time
+"""
+
+import json
+from collections.abc import Iterable
+from typing import ClassVar
+
+type Headers = list[tuple[bytes, bytes]]
+
+SOURCE_HEADER = b"x-shim-error-source"
+
+
+class ShimError(Exception):
+    """A refusal by the shim itself, in the shape of OpenAI's errors.
+
+    `message` is for the caller: it says what to do next and holds no secret.
+    `code` is stable, so that programs and the README's troubleshooting table can rely on it.
+    """
+
+    status: ClassVar[int]
+    type: ClassVar[str]
+    code: ClassVar[str]
+    param: ClassVar[str | None] = None
+
+    def __init__(self, message: str, *, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers = tuple(headers)
+
+
+class InvalidRequest(ShimError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class InvalidPath(InvalidRequest):
+    code = "invalid_path"
+
+
+class ModelRequired(InvalidRequest):
+    code = "model_required"
+    param = "model"
+
+
+class BodyTooLarge(InvalidRequest):
+    status = 413
+    code = "body_too_large"
+
+
+class AuthenticationFailed(ShimError):
+    """A 401, which HTTP obliges to name the scheme (RFC 9110, section 11.6.1)."""
+
+    status = 401
+    type = "authentication_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers=[(b"www-authenticate", b"Bearer")])
+
+
+class MissingKey(AuthenticationFailed):
+    code = "missing_api_key"
+
+
+class MalformedKey(AuthenticationFailed):
+    code = "malformed_api_key"
+
+
+class UnknownKey(AuthenticationFailed):
+    # OpenAI's own code for a wrong key: clients that look for it find it.
+    code = "invalid_api_key"
+
+
+class NotFound(ShimError):
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class CallerGone(ShimError):
+    """The caller closed its connection. 499 is nginx's number for it; it is only ever logged."""
+
+    status = 499
+    type = "api_error"
+    code = "caller_gone"
+
+    def __init__(self) -> None:
+        super().__init__("The caller closed the connection before the answer was complete.")
+
+
+class InternalError(ShimError):
+    status = 500
+    type = "api_error"
+    code = "internal_error"
+
+
+class Misconfigured(ShimError):
+    status = 503
+    type = "api_error"
+    code = "shim_misconfigured"
+
+
+class KeyStoreUnavailable(ShimError):
+    """The key store gave no answer, so that the key is neither good nor bad.
+
+    `retry_after` is in seconds. The reason for operators goes to the log, not to the caller.
+    """
+
+    status = 503
+    type = "api_error"
+    code = "key_store_unavailable"
+
+    def __init__(self, message: str, *, retry_after: int = 5) -> None:
+        self.retry_after = max(1, retry_after)
+        super().__init__(message, headers=[(b"retry-after", b"%d" % self.retry_after)])
+
+
+class UpstreamFailed(ShimError):
+    status = 502
+    type = "api_error"
+    code = "upstream_failed"
+
+
+class UpstreamUnreachable(UpstreamFailed):
+    code = "upstream_unreachable"
+
+
+class UpstreamBroken(UpstreamFailed):
+    code = "upstream_broken"
+
+
+class UpstreamTimeout(UpstreamFailed):
+    status = 504
+    code = "upstream_timeout"
+
+
+def body(message: str, type: str, code: str | None, param: str | None = None) -> bytes:
+    """The error JSON that OpenAI's SDKs parse: https://platform.openai.com/docs/guides/error-codes."""
+    error = {"message": message, "type": type, "param": param, "code": code}
+    return json.dumps({"error": error}, ensure_ascii=False).encode()
+
+
+def render(error: ShimError) -> tuple[int, Headers, bytes]:
+    """Status, headers and body of a refusal."""
+    content = body(error.message, error.type, error.code, error.param)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(content)),
+        (SOURCE_HEADER, b"shim"),
+        *error.headers,
+    ]
+    return error.status, headers, content

@@ -1,0 +1,39 @@
+"""Subscription keys: where they are kept, and how they are found by digest."""
+
+from shim.keys.cache import CachedKeyStore
+from shim.keys.local import LocalKeyStore
+from shim.keys.scan import ScanKeyStore
+from shim.keys.secrets import VaultSecrets
+from shim.keys.store import KeyStore
+from shim.keys.subscription import Subscription, digest_of
+from shim.keys.vault import VaultKeyStore
+from shim.settings import Settings
+
+
+def open_key_store(settings: Settings) -> KeyStore:
+    """The key store that the settings describe. Connects to nothing and imports no SDK until it is asked."""
+    if settings.key_vault_url is None:
+        return LocalKeyStore(_local_subscriptions(settings))
+    secrets = VaultSecrets(
+        settings.key_vault_url, in_azure=settings.in_azure, client_id=settings.azure_client_id
+    )
+    if settings.key_lookup == "scan":
+        return ScanKeyStore(
+            secrets,
+            prefix=settings.key_secret_prefix,
+            ttl=settings.key_cache_ttl,
+            stale=settings.key_cache_stale,
+            grace=settings.key_rotation_grace,
+        )
+    return CachedKeyStore(
+        VaultKeyStore(secrets, prefix=settings.key_secret_prefix),
+        ttl=settings.key_cache_ttl,
+        stale=settings.key_cache_stale,
+    )
+
+
+def _local_subscriptions(settings: Settings) -> list[Subscription]:
+    return [
+        Subscription(digest=digest_of(key), key=key, label=label, source="local settings")
+        for label, key in settings.local_subscription_keys
+    ]

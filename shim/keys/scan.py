@@ -1,0 +1,295 @@
+"""Subscription keys in Key Vault under names of their own: all are read, and later what changed.
+
+A new version of a secret is a new key; the one before it stays good for the rotation's grace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from shim.errors import KeyStoreUnavailable
+from shim.keys.diagnosis import place_of
+from shim.keys.limits import Outage
+from shim.keys.secrets import CALL_BUDGET, RETRY_LATER, UNAVAILABLE, VaultError, VaultSecrets
+from shim.keys.subscription import Subscription, digest_of
+from shim.keys.vault import check_reading, key_in, subscription_of
+
+if TYPE_CHECKING:
+    from azure.keyvault.secrets import KeyVaultSecret, SecretProperties
+
+# Secrets read at once. At some 20 ms each this is 400 per second, which is what Key Vault allows a vault.
+CONCURRENCY = 8
+# Seconds after a scan in which an unknown key begins no other.
+RESCAN_INTERVAL = 10.0
+# An index of this part of its ttl is read again in the background when it is used.
+REFRESH_AFTER = 0.7
+# Seconds for one scan. What it has read by then stays read, and the next one goes on.
+SCAN_BUDGET = 120.0
+# Ten years: more would leave the calendar.
+MAX_GRACE = 10 * 365 * 86400.0
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class _Read:
+    """What has been read of one secret. `stamp` changes whenever the vault changes the latest version."""
+
+    stamp: tuple[datetime | None, ...]
+    version: str
+    created: datetime
+    # By version, each read once, since the value of a version never changes; None where it holds no key.
+    versions: dict[str, Subscription | None]
+    # What is still within the grace, with the end of that as its expiry.
+    previous: list[Subscription] = field(default_factory=list)
+    # Whether a version is. A change to an older version changes no stamp, so that it is looked for each time.
+    rotating: bool = False
+
+    def subscriptions(self) -> list[Subscription]:
+        latest = self.versions[self.version]
+        return [latest, *self.previous] if latest else self.previous
+
+
+class ScanKeyStore:
+    """An index of the vault's keys by digest, which is its own cache. Times are in seconds.
+
+    * A key that the vault takes back is refused after `ttl` at the latest.
+    * While the vault fails, the index stays good for `stale` after it was last complete.
+    * An unknown key has the vault read again, at most RESCAN_INTERVAL after the last time; until that is
+      done, and while the vault fails, it is KeyStoreUnavailable.
+    """
+
+    def __init__(
+        self,
+        secrets: VaultSecrets,
+        *,
+        prefix: str,
+        ttl: float,
+        stale: float,
+        grace: float,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        patience: float = CALL_BUDGET,
+    ) -> None:
+        self._secrets = secrets
+        self._prefix = prefix.casefold()
+        self._ttl = ttl
+        self._stale = max(ttl, stale)
+        self._grace = timedelta(seconds=min(grace, MAX_GRACE))
+        self._clock = clock
+        self._now = now
+        self._patience = patience
+        self._read: dict[str, _Read] = {}
+        self._index: dict[str, list[Subscription]] = {}
+        # When the first scan began; when the last complete one began, and when it ended.
+        self._first_at: float | None = None
+        self._complete_at: float | None = None
+        self._ended_at = -math.inf
+        self._scan: asyncio.Task[None] | None = None
+        self._outage = Outage(clock)
+        self._closed = False
+
+    def peek(self, digest: str) -> Subscription | None:
+        """The subscription, if that can be said without waiting; None means that `find` must be asked."""
+        candidates = self._index.get(digest)
+        if not candidates:
+            return None
+        age = self._age()
+        if age >= self._ttl * REFRESH_AFTER:
+            if age >= (self._stale if self._outage.lasts else self._ttl):
+                return None
+            self._begin()
+        now = self._now()
+        return next((candidate for candidate in candidates if candidate.is_valid_at(now)), None)
+
+    async def find(self, digest: str) -> Subscription | None:
+        """As KeyStore.find. Waits for a scan no longer than `patience`, and the scan goes on."""
+        if found := self.peek(digest):
+            return found
+        if self._has_just_read():
+            return None
+        scan = self._begin()
+        if scan is not None:
+            # Unlike await, wait does not cancel the scan together with this caller.
+            await asyncio.wait([scan], timeout=self._patience)
+            if found := self.peek(digest):
+                return found
+            if scan.done() and self._has_just_read():
+                return None
+        raise KeyStoreUnavailable(UNAVAILABLE, retry_after=self._outage.pause or 1)
+
+    async def check(self) -> None:
+        """As KeyStore.check: lists one secret, and reads one that does not exist."""
+        try:
+            async for _ in self._secrets.list(page_size=1):
+                break
+        except VaultError as failure:
+            raise KeyStoreUnavailable(failure.reason, retry_after=failure.retry_after) from None
+        await check_reading(self._secrets, self._prefix)
+
+    async def close(self) -> None:
+        """Ends a scan that is under way."""
+        self._closed = True
+        if self._scan is not None:
+            self._scan.cancel()
+            await asyncio.wait([self._scan])
+        await self._secrets.close()
+
+    def _age(self) -> float:
+        """Seconds since the index was known to be right; for a first scan, since it began."""
+        since = self._first_at if self._complete_at is None else self._complete_at
+        return math.inf if since is None else self._clock() - since
+
+    def _has_just_read(self) -> bool:
+        """Whether what is not in the index is not in the vault either."""
+        return self._clock() < self._ended_at + min(RESCAN_INTERVAL, self._ttl)
+
+    def _begin(self) -> asyncio.Task[None] | None:
+        """The scan that is under way, or a new one; None if the vault is to be left alone."""
+        if self._scan is None and not self._closed and not self._outage.pause:
+            self._scan = asyncio.create_task(self._scan_vault())
+        return self._scan
+
+    async def _scan_vault(self) -> None:
+        begun_at = self._clock()
+        self._first_at = begun_at if self._first_at is None else self._first_at
+        try:
+            async with asyncio.timeout(SCAN_BUDGET):
+                await self._read_changes()
+        except TimeoutError:
+            self._fail(
+                VaultError(f"Key Vault {self._secrets.url} was not read within {SCAN_BUDGET:g} seconds")
+            )
+        except VaultError as failure:
+            self._fail(failure)
+        except Exception as defect:
+            self._fail(VaultError(f"reading the vault failed: {place_of(defect)}", retry_after=RETRY_LATER))
+        else:
+            self._outage.end()
+            self._complete_at = begun_at
+            self._ended_at = self._clock()
+        finally:
+            self._index = _index_of(self._read.values())
+            self._scan = None
+
+    def _fail(self, failure: VaultError) -> None:
+        self._outage.begin(self._secrets.unavailable(failure).retry_after)
+
+    async def _read_changes(self) -> None:
+        """Brings what was read up to date. Raises VaultError; what could be read before stays read."""
+        listed = [item async for item in self._secrets.list() if self._is_key(item)]
+        names = {_name_of(item) for item in listed}
+        self._read = {name: read for name, read in self._read.items() if name in names}
+        items = iter(listed)
+        failures: list[VaultError] = []
+
+        async def work() -> None:
+            for item in items:
+                try:
+                    await self._read_secret(item)
+                except VaultError as failure:
+                    failures.append(failure)
+                if failures:
+                    return
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CONCURRENCY):
+                group.create_task(work())
+        if failures:
+            raise failures[0]
+
+    def _is_key(self, item: SecretProperties) -> bool:
+        # A managed secret is the private key of a certificate. A disabled one is off with all its versions.
+        return (
+            _name_of(item).casefold().startswith(self._prefix)
+            and item.enabled is not False
+            and not item.managed
+        )
+
+    async def _read_secret(self, item: SecretProperties) -> None:
+        name, stamp = _name_of(item), _stamp_of(item)
+        read = self._read.get(name)
+        if read is None or read.stamp != stamp:
+            secret = await self._secrets.get(name)
+            if secret is None:
+                self._read.pop(name, None)
+                return
+            read = self._read_latest(secret, stamp, {} if read is None else read.versions)
+        elif not read.rotating:
+            return
+        if read.created + self._grace > self._now():
+            await self._read_previous(name, read)
+        else:
+            read = replace(read, previous=[], rotating=False)
+        self._read[name] = read
+        # Found before the scan is complete: a first scan may take longer than a caller waits.
+        for subscription in read.subscriptions():
+            self._index.setdefault(subscription.digest, []).append(subscription)
+
+    def _read_latest(
+        self,
+        secret: KeyVaultSecret,
+        stamp: tuple[datetime | None, ...],
+        versions: dict[str, Subscription | None],
+    ) -> _Read:
+        version = secret.properties.version or ""
+        return _Read(
+            stamp=stamp,
+            version=version,
+            created=secret.properties.created_on or LONG_AGO,
+            versions={**versions, version: _subscription_in(secret)},
+        )
+
+    async def _read_previous(self, name: str, read: _Read) -> None:
+        listed = [item async for item in self._secrets.versions(name)]
+        # Times are in whole seconds: whatever else is as old, the latest version is the last.
+        listed.sort(key=lambda item: (item.version == read.version, item.created_on or LONG_AGO))
+        previous = []
+        rotating = False
+        for older, newer in pairwise(listed):
+            ends = (newer.created_on or LONG_AGO) + self._grace
+            if ends <= self._now():
+                continue
+            rotating = True
+            if older.enabled is not False and (found := await self._version(name, older, read)):
+                expires = min(ends, older.expires_on or ends)
+                previous.append(replace(found, not_before=older.not_before, expires=expires))
+        read.previous, read.rotating = previous, rotating
+
+    async def _version(self, name: str, item: SecretProperties, read: _Read) -> Subscription | None:
+        version = item.version or ""
+        if version not in read.versions:
+            secret = await self._secrets.get(name, version)
+            if secret is None:
+                return None
+            read.versions[version] = _subscription_in(secret)
+        return read.versions[version]
+
+
+def _index_of(secrets: Iterable[_Read]) -> dict[str, list[Subscription]]:
+    """Subscriptions by digest: two secrets may hold the same key, and one may outlast the other."""
+    index: dict[str, list[Subscription]] = {}
+    for read in secrets:
+        for subscription in read.subscriptions():
+            index.setdefault(subscription.digest, []).append(subscription)
+    return index
+
+
+def _name_of(item: SecretProperties) -> str:
+    return item.name or ""
+
+
+def _stamp_of(item: SecretProperties) -> tuple[datetime | None, ...]:
+    # A list names no version, but the times of the latest one.
+    return item.created_on, item.updated_on, item.not_before, item.expires_on
+
+
+def _subscription_in(secret: KeyVaultSecret) -> Subscription | None:
+    key = key_in(secret)
+    return subscription_of(secret, digest=digest_of(key), label=secret.name or "") if key else None

@@ -1,0 +1,42 @@
+"""The call as the APIM API wants it. Pure."""
+
+from dataclasses import dataclass, field
+
+from shim.auth import Principal
+from shim.body import Body
+from shim.errors import Headers
+from shim.headers import for_upstream
+from shim.routes import Call, route
+from shim.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """What goes upstream. `headers` hold the subscription key, and so stay out of `repr`."""
+
+    method: str
+    origin: str
+    path_and_query: str
+    headers: Headers = field(repr=False)
+    body: Body | None
+
+
+def rewrite(
+    call: Call,
+    headers: Headers,
+    principal: Principal,
+    body: Body | None,
+    request_id: bytes,
+    settings: Settings,
+) -> UpstreamRequest:
+    """Puts the key where APIM looks for it and the path where the API has it.
+
+    Raises InvalidRequest for a model that cannot be a deployment's name.
+    """
+    target = route(call, body.model if body else None, settings)
+    key_header = settings.apim_key_header.encode()
+    added = [(key_header, principal.subscription.key.encode()), (b"x-request-id", request_id)]
+    if principal.authorization is not None:
+        added.append((b"authorization", principal.authorization))
+    kept = for_upstream(headers, drop=(key_header, settings.user_token_header.encode()), add=added)
+    return UpstreamRequest(call.method, target.origin, target.path_and_query, kept, body)

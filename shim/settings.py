@@ -1,0 +1,228 @@
+"""The environment, read once into one frozen `Settings`; every problem is reported at once."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from shim.origins import OriginPattern
+
+MIB = 1024 * 1024
+
+# Latest GA dated version of the data plane's inference API:
+# https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
+LATEST_GA_API_VERSION = "2024-10-21"
+
+# RFC 9110, section 5.6.2.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#objects-identifiers-and-versioning
+# A secret's name has at most 127 characters, of which a digest takes 64.
+_SECRET_PREFIX = re.compile(r"[0-9A-Za-z-]{0,63}")
+
+# Dedicated and Premium plans set the first, Consumption and Flex Consumption the others.
+_SET_ONLY_IN_AZURE = ("WEBSITE_INSTANCE_ID", "WEBSITE_POD_NAME", "WEBSITE_SITE_NAME")
+
+
+class SettingsError(Exception):
+    """The environment does not describe a shim that could run. `problems` names every fault, no secret."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the shim was told; names and meanings are those of the README's table. Times are in seconds."""
+
+    apim_base_url: str
+    apim_api: Literal["legacy", "v1"]
+    apim_v1_base_url: str
+    apim_api_version: str
+    apim_key_header: str
+    model_deployments: Mapping[str, str]
+    key_vault_url: str | None
+    key_lookup: Literal["digest", "scan"]
+    key_secret_prefix: str
+    key_cache_ttl: float
+    key_cache_stale: float
+    key_rotation_grace: float
+    local_subscription_keys: tuple[tuple[str, str], ...] = field(repr=False)
+    cors_allowed_origins: tuple[OriginPattern, ...]
+    cors_allow_credentials: bool
+    cors_max_age: int
+    user_token_header: str
+    upstream_connect_timeout: float
+    upstream_first_byte_timeout: float
+    sse_heartbeat: float
+    max_body_bytes: int
+    azure_client_id: str | None
+    in_azure: bool
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+        """Reads every setting.
+
+        Raises SettingsError with all problems together, since a deployment is a slow way to find them singly.
+        """
+        read = _Reader(environ)
+        in_azure = any(name in environ for name in _SET_ONLY_IN_AZURE)
+        base_url = read.url("APIM_BASE_URL", required=True)
+        settings = cls(
+            apim_base_url=base_url,
+            apim_api="v1" if read.choice("APIM_API", ("legacy", "v1"), "legacy") == "v1" else "legacy",
+            apim_v1_base_url=read.url("APIM_V1_BASE_URL", default=base_url and f"{base_url}/v1"),
+            apim_api_version=read.matching(
+                "APIM_API_VERSION", r"[0-9A-Za-z.-]+", LATEST_GA_API_VERSION, "like 2024-10-21"
+            ),
+            apim_key_header=read.header_name("APIM_KEY_HEADER", "api-key"),
+            model_deployments=dict(read.pairs("MODEL_DEPLOYMENTS", "model=deployment")),
+            key_vault_url=read.url("KEY_VAULT_URL", https_only=True) or None,
+            key_lookup="scan"
+            if read.choice("KEY_LOOKUP", ("digest", "scan"), "digest") == "scan"
+            else "digest",
+            key_secret_prefix=read.matching(
+                "KEY_SECRET_PREFIX",
+                _SECRET_PREFIX.pattern,
+                "apim-sub-",
+                "letters, digits and dashes, at most 63",
+            ),
+            key_cache_ttl=read.number("KEY_CACHE_TTL", 300, least=1),
+            key_cache_stale=read.number("KEY_CACHE_STALE", 3600, least=0),
+            key_rotation_grace=read.number("KEY_ROTATION_GRACE", 86400, least=0),
+            local_subscription_keys=tuple(read.pairs("LOCAL_SUBSCRIPTION_KEYS", "label=key")),
+            cors_allowed_origins=read.origins("CORS_ALLOWED_ORIGINS"),
+            cors_allow_credentials=read.flag("CORS_ALLOW_CREDENTIALS"),
+            cors_max_age=int(read.number("CORS_MAX_AGE", 600, least=0)),
+            user_token_header=read.header_name("USER_TOKEN_HEADER", "x-user-authorization"),
+            upstream_connect_timeout=read.number("UPSTREAM_CONNECT_TIMEOUT", 5, least=0.1),
+            upstream_first_byte_timeout=read.number("UPSTREAM_FIRST_BYTE_TIMEOUT", 220, least=0.1),
+            sse_heartbeat=read.number("SSE_HEARTBEAT", 15, least=0),
+            max_body_bytes=int(read.number("MAX_BODY_BYTES", 100 * MIB, least=1)),
+            azure_client_id=read.text("AZURE_CLIENT_ID") or None,
+            in_azure=in_azure,
+        )
+        read.problems += settings._contradictions(in_azure)
+        if read.problems:
+            raise SettingsError(read.problems)
+        return settings
+
+    def _contradictions(self, in_azure: bool) -> list[str]:
+        problems = []
+        if in_azure and self.local_subscription_keys:
+            problems.append(
+                "LOCAL_SUBSCRIPTION_KEYS is for running locally and refused in Azure, where app settings are"
+                " readable by many: put the keys into Key Vault and set KEY_VAULT_URL"
+            )
+        if not self.key_vault_url and not self.local_subscription_keys:
+            local = "" if in_azure else ", or LOCAL_SUBSCRIPTION_KEYS for running locally"
+            problems.append(f"KEY_VAULT_URL is missing: set it to https://<vault>.vault.azure.net{local}")
+        if self.key_vault_url and self.local_subscription_keys:
+            problems.append("KEY_VAULT_URL and LOCAL_SUBSCRIPTION_KEYS are both set: keep one")
+        if self.user_token_header == self.apim_key_header:
+            problems.append("USER_TOKEN_HEADER and APIM_KEY_HEADER must differ")
+        if self.cors_allow_credentials and any(origin.is_any for origin in self.cors_allowed_origins):
+            problems.append(
+                "CORS_ALLOW_CREDENTIALS=true cannot go with CORS_ALLOWED_ORIGINS=*, which browsers refuse:"
+                " name the origins"
+            )
+        return problems
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads typed values and collects what is wrong with them, in words that never quote a value."""
+
+    environ: Mapping[str, str]
+    problems: list[str] = field(default_factory=list)
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.environ.get(name, "").strip() or default
+
+    def url(self, name: str, *, default: str = "", required: bool = False, https_only: bool = False) -> str:
+        value = self.text(name, default)
+        if not value:
+            if required:
+                self.problems.append(
+                    f"{name} is missing: set it to the base URL of the APIM API,"
+                    " like https://contoso.azure-api.net/my-openai-api/openai"
+                )
+            return value
+        return self._checked(name, value.rstrip("/"), lambda url: _url_fault(url, https_only))
+
+    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
+        fault = f"must be one of {', '.join(choices)}"
+        return self._checked(
+            name, self.text(name, default).lower(), lambda value: None if value in choices else fault
+        )
+
+    def matching(self, name: str, pattern: str, default: str, meaning: str) -> str:
+        return self._checked(
+            name,
+            self.text(name, default),
+            lambda value: None if re.fullmatch(pattern, value) else f"must be {meaning}",
+        )
+
+    def header_name(self, name: str, default: str) -> str:
+        return self.matching(name, _TOKEN.pattern, default, "the name of a header").lower()
+
+    def number(self, name: str, default: float, *, least: float) -> float:
+        try:
+            value = float(self.text(name, str(default)))
+        except ValueError:
+            value = float("nan")
+        if not least <= value < float("inf"):
+            self.problems.append(f"{name} must be a number, {least:g} or more")
+            return default
+        return value
+
+    def flag(self, name: str) -> bool:
+        return self.choice(name, ("true", "false"), "false") == "true"
+
+    def pairs(self, name: str, form: str) -> list[tuple[str, str]]:
+        """`a=b,c=d`. The first `=` divides, so that keys in base64 keep their padding."""
+        found = []
+        for item in filter(None, (part.strip() for part in self.text(name).split(","))):
+            left, divider, right = (part.strip() for part in item.partition("="))
+            if not (left and divider and right):
+                self.problems.append(f"{name} must be a list like {form},…")
+                return []
+            found.append((left, right))
+        if len({left for left, _ in found}) < len(found):
+            self.problems.append(f"{name} names something twice")
+        return found
+
+    def origins(self, name: str) -> tuple[OriginPattern, ...]:
+        origins = []
+        for text in filter(None, (part.strip() for part in self.text(name).split(","))):
+            try:
+                origins.append(OriginPattern.parse(text))
+            except ValueError as error:
+                self.problems.append(f"{name}: {error}")
+        return tuple(origins)
+
+    def _checked(self, name: str, value: str, fault_of: Callable[[str], str | None]) -> str:
+        if fault := fault_of(value):
+            self.problems.append(f"{name} {fault}")
+        return value
+
+
+def _url_fault(url: str, https_only: bool) -> str | None:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it is what checks it
+    except ValueError:
+        return "is not a URL"
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not parts.hostname or parts.scheme not in ("https", "http"):
+        return "must be a URL like https://host/path"
+    if parts.scheme == "http" and (https_only or not local):
+        return "must begin with https://, since keys travel to it"
+    if parts.username is not None or parts.password is not None:
+        return "must not hold a user name or a password"
+    if parts.query or parts.fragment:
+        return "must not have a query or a fragment"
+    if not url.isascii() or re.search(r"[\s\\]|/\.{1,2}(/|$)|//", parts.path):
+        return "must have a plain ASCII path, without '..' or '//'"
+    return None

@@ -1,0 +1,87 @@
+"""The real parts, started once a session: the stand-in for the APIM API, and the app in the real worker."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+from openai import AsyncAzureOpenAI, AsyncOpenAI
+
+from devhost.host import Host
+from devhost.standin import Standin
+
+ROOT = Path(__file__).parent.parent
+API_VERSION = "2024-10-21"
+# A subscription key as APIM makes them; the stand-in knows it as well.
+KEY = "0123456789abcdef0123456789abcdef"
+OTHER_KEY = "fedcba9876543210fedcba9876543210"
+
+type StartHost = Callable[..., Awaitable[Host]]
+
+
+def environment(standin: Standin, **settings: str) -> dict[str, str]:
+    """What a worker process is started with: this one's own, less what could reach into the tests, and `settings`."""
+    inherited = {
+        name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR", "LANG")
+    }
+    return {
+        **inherited,
+        "APIM_BASE_URL": standin.base_url,
+        "LOCAL_SUBSCRIPTION_KEYS": f"team-a={KEY},team-b={OTHER_KEY}",
+        **settings,
+    }
+
+
+@pytest.fixture(scope="session")
+async def standin() -> AsyncIterator[Standin]:
+    standin = await Standin.start(keys=(KEY, OTHER_KEY), chunk_delay=0)
+    yield standin
+    await standin.stop()
+
+
+@pytest.fixture(scope="session")
+async def start_host(standin: Standin) -> AsyncIterator[StartHost]:
+    """Starts the app with settings of a test's own."""
+    hosts: list[Host] = []
+
+    async def start(**settings: str) -> Host:
+        host = await Host.start(ROOT, environment(standin, **settings))
+        hosts.append(host)
+        return host
+
+    yield start
+    for host in hosts:
+        await host.stop()
+
+
+@pytest.fixture(scope="session")
+async def host(start_host: StartHost) -> Host:
+    return await start_host(CORS_ALLOWED_ORIGINS="https://app.example.com")
+
+
+@pytest.fixture(scope="session")
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """A client that adds, follows, stores and decodes as little as it can."""
+    session = aiohttp.ClientSession(
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=aiohttp.TCPConnector(limit=0),
+        skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
+    )
+    yield session
+    await session.close()
+
+
+@pytest.fixture(scope="session")
+async def openai(host: Host) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{host.url}/openai/v1", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+async def azure(host: Host) -> AsyncIterator[AsyncAzureOpenAI]:
+    async with AsyncAzureOpenAI(
+        azure_endpoint=host.url, api_key=KEY, api_version=API_VERSION, max_retries=0
+    ) as client:
+        yield client

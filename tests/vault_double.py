@@ -1,0 +1,336 @@
+"""A stand-in for Azure Key Vault: its secrets API over TLS, with faults that tests switch on."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import itertools
+import json
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aiohttp
+import trustme
+from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
+from azure.core.credentials import AccessTokenInfo, TokenRequestOptions
+from azure.core.exceptions import ClientAuthenticationError
+from azure.core.pipeline.transport import AioHttpTransport
+
+type Fault = Callable[[web.Request], Awaitable[web.Response]]
+
+PRINCIPAL = "0f1e2d3c-1111-4222-8333-444455556666"
+CLIENT = "9a8b7c6d-aaaa-4bbb-8ccc-ddddeeeeffff"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+# The SDK remembers challenges by host for the life of the process, so that every double has a host of its own.
+_numbers = itertools.count(1)
+
+
+class Clock:
+    """Both clocks of a store, moved by hand: call it for seconds, ask `now` for the wall clock."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.at - 1000.0)
+
+    def advance(self, seconds: float) -> None:
+        self.at += seconds
+
+
+class Credential:
+    """Gives tokens of one principal, and counts them."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.refuses = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.closed = False
+        claims = json.dumps({"oid": PRINCIPAL, "appid": CLIENT}).encode()
+        self.token = f"eyJhbGciOiJub25lIn0.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.c2lnbmVk"
+
+    async def get_token_info(
+        self, *scopes: str, options: TokenRequestOptions | None = None
+    ) -> AccessTokenInfo:
+        self.asked += 1
+        assert scopes == ("https://vault.azure.net/.default",)
+        await self.gate.wait()
+        if self.refuses:
+            raise ClientAuthenticationError("ManagedIdentityCredential authentication unavailable")
+        return AccessTokenInfo(self.token, int(time.time()) + 3600)
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+@dataclass(slots=True)
+class Version:
+    value: str
+    created: datetime
+    updated: datetime
+    enabled: bool = True
+    not_before: datetime | None = None
+    expires: datetime | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    name: str = ""
+
+    def attributes(self) -> dict[str, Any]:
+        times = {
+            "created": self.created,
+            "updated": self.updated,
+            "nbf": self.not_before,
+            "exp": self.expires,
+        }
+        return {
+            "enabled": self.enabled,
+            **{name: int(at.timestamp()) for name, at in times.items() if at is not None},
+            "recoveryLevel": "Recoverable+Purgeable",
+            "recoverableDays": 90,
+        }
+
+
+@functools.cache
+def _authority() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """TLS of the server and of its clients."""
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("*.vault.azure.net").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return server, client
+
+
+class _Resolver(AbstractResolver):
+    """Leads every name to the double, so that clients use a vault's real URL and check its certificate."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host, host="127.0.0.1", port=self._port, family=socket.AF_INET, proto=0, flags=0
+            )
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+class VaultDouble:
+    """The vault. `calls` counts authorised calls by kind; `fault`, while set, answers in its place."""
+
+    def __init__(self, credential: Credential, clock: Clock) -> None:
+        self.host = f"shim-test-{next(_numbers)}.vault.azure.net"
+        self.url = f"https://{self.host}"
+        self.calls: Counter[str] = Counter()
+        self.read: list[str] = []
+        self.fault: Fault | None = None
+        self.page_size = 25
+        self.waiting = asyncio.Event()
+        self._credential = credential
+        self._clock = clock
+        self._secrets: dict[str, list[Version]] = {}
+        self._port = 0
+        self._runner: web.AppRunner | None = None
+        self._version_numbers = itertools.count(1)
+
+    def put(self, secret: str, value: str, **attributes: Any) -> Version:
+        """Adds a secret, or a version to it."""
+        now = self._clock.now()
+        version = Version(value, created=now, updated=now, **attributes)
+        version.name = f"{next(self._version_numbers):032x}"
+        self._secrets.setdefault(secret, []).append(version)
+        return version
+
+    def change(self, secret: str, version: Version | None = None, **attributes: Any) -> None:
+        """Changes attributes of a version, of the latest one by default."""
+        changed = version or self._secrets[secret][-1]
+        for name, value in attributes.items():
+            setattr(changed, name, value)
+        changed.updated = self._clock.now()
+
+    def delete(self, secret: str) -> None:
+        del self._secrets[secret]
+
+    def transport(self) -> AioHttpTransport:
+        """What the SDK's client is to send through: it trusts the double's certificate, and finds it."""
+        connector = aiohttp.TCPConnector(resolver=_Resolver(self._port), ssl=_authority()[1])
+        session = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+        )
+        return AioHttpTransport(session=session)
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/{tail:.*}", self._answer)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(
+            self._runner, "127.0.0.1", self._port, ssl_context=_authority()[0], reuse_address=True
+        )
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Closes the port: connections are refused from now on."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {self._credential.token}":
+            self.calls["challenge"] += 1
+            return _challenge()
+        parts = request.path.strip("/").split("/")
+        kind = "list" if len(parts) == 1 else "versions" if parts[-1] == "versions" else "get"
+        self.calls[kind] += 1
+        if self.fault is not None:
+            return await self.fault(request)
+        if kind == "list":
+            items = [self._item(name, versions[-1]) for name, versions in sorted(self._secrets.items())]
+            return self._page(request, items)
+        if kind == "versions":
+            # In the order of the versions' names, which is no order in time.
+            versions = sorted(self._secrets.get(parts[1], []), key=lambda version: version.name[::-1])
+            return self._page(
+                request, [self._item(f"{parts[1]}/{version.name}", version) for version in versions]
+            )
+        return self._secret(parts[1], parts[2] if len(parts) > 2 else None)
+
+    def _secret(self, name: str, version_name: str | None) -> web.Response:
+        self.read.append(name)
+        versions = [v for v in self._secrets.get(name, []) if version_name in (None, v.name)]
+        if not versions:
+            return error(
+                404, "SecretNotFound", f"A secret with (name/id) {name} was not found in this key vault."
+            )
+        latest = versions[-1]
+        if not latest.enabled:
+            return error(
+                403, "Forbidden", "Operation get is not allowed on a disabled secret.", inner="SecretDisabled"
+            )
+        return web.json_response({"value": latest.value, **self._item(f"{name}/{latest.name}", latest)})
+
+    def _item(self, path: str, version: Version) -> dict[str, Any]:
+        return {
+            "id": f"{self.url}/secrets/{path}",
+            "attributes": version.attributes(),
+            "tags": version.tags,
+        }
+
+    def _page(self, request: web.Request, items: list[dict[str, Any]]) -> web.Response:
+        size = min(self.page_size, int(request.query.get("maxresults", self.page_size)))
+        begin = int(request.query.get("$skiptoken", "0"))
+        end = begin + size
+        # The real one names the port, which clients do not.
+        following = (
+            f"https://{self.host}:443{request.path}?api-version=7.6&$skiptoken={end}&maxresults={size}"
+        )
+        more = end < len(items)
+        return web.json_response({"value": items[begin:end], "nextLink": following if more else None})
+
+    # Faults.
+
+    def slow(self) -> Fault:
+        """Answers never; `waiting` is set once somebody waits."""
+
+        async def fault(_: web.Request) -> web.Response:
+            self.waiting.set()
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+        return fault
+
+
+async def broken_connection(request: web.Request) -> web.Response:
+    """Cuts the connection instead of an answer."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+def throttled(retry_after: int) -> Fault:
+    async def fault(_: web.Request) -> web.Response:
+        message = "Request was not processed because too many requests were received."
+        return error(429, "Throttled", message, headers={"Retry-After": str(retry_after)})
+
+    return fault
+
+
+def forbidden(inner: str) -> Fault:
+    """A 403 with this inner code. Like the real one's, its message quotes the caller and the secret's name."""
+
+    async def fault(request: web.Request) -> web.Response:
+        message = (
+            f"Caller is not authorized to perform action on resource.\r\nCaller: appid={CLIENT};oid={PRINCIPAL}"
+            "\r\nAction: 'Microsoft.KeyVault/vaults/secrets/getSecret/action'\r\nResource: '/subscriptions/s/"
+            f"resourcegroups/g/providers/microsoft.keyvault/vaults/v{request.path}'\r\nAssignment: (not found)"
+        )
+        return error(403, "Forbidden", message, inner=inner)
+
+    return fault
+
+
+def failing(status: int) -> Fault:
+    """A page by something in between, which quotes the URL and claims to be JSON."""
+
+    async def fault(request: web.Request) -> web.Response:
+        text = f"<html>cannot {request.method} {request.path}</html>"
+        return web.Response(status=status, text=text, content_type="application/json")
+
+    return fault
+
+
+async def unauthorized(_: web.Request) -> web.Response:
+    """Refuses the token for good, as a vault in another tenant does."""
+    return _challenge()
+
+
+def error(
+    status: int, code: str, message: str, *, inner: str | None = None, headers: dict[str, str] | None = None
+) -> web.Response:
+    content: dict[str, Any] = {"code": code, "message": message}
+    if inner is not None:
+        content["innererror"] = {"code": inner}
+    return web.json_response({"error": content}, status=status, headers=headers)
+
+
+def _challenge() -> web.Response:
+    tenant = "https://login.windows.net/72f988bf-0000-4000-8000-2d7cd011db47"
+    challenge = f'Bearer authorization="{tenant}", resource="https://vault.azure.net"'
+    return error(
+        401,
+        "Unauthorized",
+        "AKV10000: Request is missing a Bearer or PoP token.",
+        headers={"WWW-Authenticate": challenge},
+    )
+
+
+@asynccontextmanager
+async def running_vault(credential: Credential, clock: Clock) -> AsyncIterator[VaultDouble]:
+    vault = VaultDouble(credential, clock)
+    await vault.start()
+    try:
+        yield vault
+    finally:
+        await vault.stop()
