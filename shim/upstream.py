@@ -102,9 +102,6 @@ class Upstream:
             headers=[(b"x-should-retry", b"false")],
         )
 
-    async def close(self) -> None:
-        await self._transport.aclose()
-
 
 class _Upload(httpx.AsyncByteStream):
     """The request's body. While it still arrives, upstream cannot be late with its answer."""
