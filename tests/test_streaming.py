@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import uuid
-from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp import web
@@ -12,12 +11,12 @@ from aiohttp import web
 from devhost.host import Host
 from devhost.standin import Received, Standin, raw_answer
 from tests.conftest import KEY, StartHost
-from tests.wire import Wire, connect, exchange, request
+from tests.wire import Wire, connect, exchange, function, request
 
 # As the product promises it; what the tests wait for comes in a few milliseconds.
 NOTICED_SECONDS = 0.2
 
-type Begin = Callable[[web.Request], Awaitable[web.StreamResponse]]
+REFLECT = 'x-standin: {"reflect": true}'
 
 
 @pytest.fixture
@@ -126,6 +125,24 @@ async def test_an_answer_may_come_before_the_upload_is_over(
         )
         answer_ = await wire.answer()
         assert (answer_.status, answer_.body) == (413, b"too much")
+
+
+async def test_a_refusal_does_not_wait_for_the_upload(host: Host) -> None:
+    async with connect(host.url) as wire:
+        await wire.send(request("POST", "/v1/files", "content-length: 1000000", key="unknown") + b"first")
+        answer = await wire.answer()
+        assert (answer.status, answer.whole) == (401, True)
+
+
+async def test_a_caller_who_waits_for_100_continue_gets_it(host: Host) -> None:
+    async with connect(host.worker.http_uri) as wire:
+        invocation_id, ended = host.worker.invoke(function(host.worker), {})
+        head = request("POST", "/v1/files", "content-length: 4", "expect: 100-continue", REFLECT, key=KEY)
+        await wire.send(head.replace(b"{id}", invocation_id.encode()))
+        assert await wire.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await wire.send(b"body")
+        assert json.loads((await wire.answer()).body)["body_length"] == 4
+        assert await ended is None
 
 
 async def test_a_caller_who_leaves_mid_stream_is_noticed_upstream(
