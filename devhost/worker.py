@@ -4,7 +4,7 @@
 speaks JSON lines where that speaks gRPC:
 
     <- {"http_uri": …, "functions": [{"name", "function_id", "parameter", "route", "methods"}]}   or {"failure": …}
-    -> {"invoke": id, "function_id": …, "parameter": …, "params": {…}}
+    -> {"invoke": id, "function_id": …, "parameter": …, "params": {…}}   or "timer": true for params
     <- {"ended": id, "failure": null or the exception}
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from azure_functions_runtime import handle_event
 
-from devhost.messages import PROTOS, Message, StatusResult, envelope, http_invocation
+from devhost.messages import PROTOS, Message, StatusResult, envelope, http_invocation, timer_invocation
 
 
 async def run(address: str, folder: Path) -> None:
@@ -65,7 +65,8 @@ def _describe(function: Message) -> dict[str, Any]:
 
 
 async def _invoke(order: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-    message = http_invocation(order["invoke"], order["function_id"], order["parameter"], order["params"])
+    trigger = (order["invoke"], order["function_id"], order["parameter"])
+    message = timer_invocation(*trigger) if "timer" in order else http_invocation(*trigger, order["params"])
     failure = None
     try:
         response = await handle_event.invocation_request(envelope("invocation_request", message))

@@ -275,7 +275,9 @@ class VaultSecrets:
         elif code in ("ForbiddenByFirewall", "ForbiddenByConnection"):
             remedy = "allow the app's network in the vault's networking settings"
         elif code in ("AccessDenied", "ForbiddenByPolicy"):
-            remedy = f"give {self._identity()} the secret permissions {self.permissions} in its access policies"
+            remedy = (
+                f"give {self._identity()} the secret permissions {self.permissions} in its access policies"
+            )
         else:
             remedy = f"grant the role '{self.role}' on it to {self._identity()}"
         return VaultError(f"{says}: {remedy}", retry_after=RETRY_LATER, fault=fault)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from shim.keys.secrets import VaultSecrets, call_options
 
@@ -68,6 +69,14 @@ class WritableSecrets(VaultSecrets):
             )
 
         await self._call(ask)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
 
 def _fitting(tags: Mapping[str, str]) -> dict[str, str]:
