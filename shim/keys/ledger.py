@@ -103,16 +103,11 @@ class Ledger:
         found = [entry async for entry in self.entries() if _is_called(entry, name)]
         if len(found) == 1:
             return found[0]
+        # What was asked for is not quoted: it may have been a key.
         if not found:
-            raise NoSuchKeyError(f"no key is called {shown(name)}: 'keys list' shows all")
-        # Of keys with one label, that which is good is meant: the others are its past.
-        good = [entry for entry in found if entry.state(self._now()) == "good" and entry.expires is None]
-        if len(good) == 1:
-            return good[0]
+            raise NoSuchKeyError("no key has this label, or a digest that begins so: 'keys list' shows all")
         several = ", ".join(entry.shown for entry in found[:5])
-        raise NoSuchKeyError(
-            f"{len(found)} keys are called {shown(name)}: say which by its digest ({several} …)"
-        )
+        raise NoSuchKeyError(f"{len(found)} keys are called so: say which by its digest ({several})")
 
     async def of_digest(self, digest: str) -> Entry | None:
         """The key with this digest, whether it is good or not."""

@@ -45,8 +45,9 @@ UNAVAILABLE = "The API key could not be checked just now, because the key store 
 _NO_SPAN = {"enabled": False}
 
 
-# What an operator must mend: a login, a right, or an address; the others mend themselves, or are defects.
-type Fault = Literal["identity", "permission", "unreachable", "other"]
+# What an operator must mend: a login, a right, a network rule or an address. Others mend themselves, or are
+# defects.
+type Fault = Literal["identity", "permission", "firewall", "unreachable", "other"]
 
 
 class VaultError(Exception):
@@ -152,8 +153,15 @@ class VaultSecrets:
         self, pages: AsyncIterator[AsyncIterator[SecretProperties]]
     ) -> AsyncIterator[SecretProperties]:
         async def next_page(_: SecretClient) -> list[SecretProperties] | None:
-            # When a page fails, the SDK's iterator stays where it was: the page can be asked for again.
-            page = await anext(pages, None)
+            from azure.core.exceptions import HttpResponseError
+
+            try:
+                # When a page fails, the SDK's iterator stays where it was: the page can be asked for again.
+                page = await anext(pages, None)
+            except HttpResponseError as error:
+                if _codes(error)[-1] == "SecretNotFound":
+                    return None
+                raise
             return None if page is None else [item async for item in page]
 
         while (items := await self._call(next_page)) is not None:
@@ -273,6 +281,7 @@ class VaultSecrets:
             fault = "unreachable"
             remedy = "is KEY_VAULT_URL the URL of a Key Vault?"
         elif code in ("ForbiddenByFirewall", "ForbiddenByConnection"):
+            fault = "firewall"
             remedy = "allow the app's network in the vault's networking settings"
         elif code in ("AccessDenied", "ForbiddenByPolicy"):
             remedy = (
