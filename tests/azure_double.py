@@ -8,16 +8,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import aiohttp
 from aiohttp import web
+from azure.core.credentials import AccessTokenInfo, TokenRequestOptions
+from azure.core.pipeline.transport import AioHttpTransport
 
+from shim.keys.apim import Apim
+from shim.keys.writing import WritableSecrets
+from shim.settings import Settings
 from tests.vault_double import (
     CLIENT,
     PRINCIPAL,
     Clock,
     Credential,
     VaultDouble,
+    client_tls,
     running_vault,
     server_tls,
     write_authority,
@@ -136,6 +143,49 @@ class Azure:
                 "client_id": CLIENT,
             }
         )
+
+    def open_secrets(self, settings: Settings) -> WritableSecrets:
+        return WritableSecrets(
+            self.vault.url, credential=self.credential, transport=self.vault.transport(), budget=5.0
+        )
+
+    def open_apim(self, settings: Settings) -> Apim | None:
+        if settings.apim_resource_id is None:
+            return None
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=client_tls()),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+        return Apim(
+            settings.apim_resource_id,
+            resource_manager_url=self.apim.url,
+            credential=ManagementCredential(self.credential),
+            transport=AioHttpTransport(session=session),
+        )
+
+
+class ManagementCredential:
+    """The same identity, asked for another audience."""
+
+    def __init__(self, credential: Credential) -> None:
+        self._credential = credential
+
+    async def get_token_info(
+        self, *scopes: str, options: TokenRequestOptions | None = None
+    ) -> AccessTokenInfo:
+        assert scopes[0].endswith("/.default")
+        assert "vault" not in scopes[0]
+        return await self._credential.get_token_info("https://vault.azure.net/.default")
+
+    async def close(self) -> None:
+        pass
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
 
 @asynccontextmanager

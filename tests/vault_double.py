@@ -126,6 +126,11 @@ def server_tls() -> ssl.SSLContext:
     return _authority()[1]
 
 
+def client_tls() -> ssl.SSLContext:
+    """For clients of the doubles."""
+    return _authority()[2]
+
+
 def write_authority(file: Path) -> None:
     """For SSL_CERT_FILE of processes that are to trust the doubles."""
     _authority()[0].cert_pem.write_to_path(str(file))
@@ -199,7 +204,7 @@ class VaultDouble:
 
     def transport(self) -> AioHttpTransport:
         """What the SDK's client is to send through: it trusts the double's certificate, and finds it."""
-        connector = aiohttp.TCPConnector(resolver=_Resolver(self._port), ssl=_authority()[2])
+        connector = aiohttp.TCPConnector(resolver=_Resolver(self._port), ssl=client_tls())
         session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
         )

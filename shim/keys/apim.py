@@ -15,6 +15,7 @@ from shim.keys.secrets import Fault, silent_logger
 if TYPE_CHECKING:
     from azure.core.async_paging import AsyncItemPaged
     from azure.core.credentials_async import AsyncSupportsTokenInfo
+    from azure.core.pipeline.transport import AsyncHttpTransport
     from azure.mgmt.apimanagement.aio import ApiManagementClient
     from azure.mgmt.apimanagement.models import SubscriptionContract
 
@@ -64,7 +65,10 @@ class ApimKeys:
 
 
 class Apim:
-    """Reads one service by its resource id; to be entered with `async with`."""
+    """Reads one service by its resource id; to be entered with `async with`.
+
+    `credential` and `transport` are the SDK's own seams, closed together with this.
+    """
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class Apim:
         in_azure: bool = True,
         client_id: str | None = None,
         credential: AsyncSupportsTokenInfo | None = None,
+        transport: AsyncHttpTransport[Any, Any] | None = None,
     ) -> None:
         parts = resource_id.strip("/").split("/")
         self._subscription_id, self._group, self.name = parts[1], parts[3], parts[7]
@@ -81,6 +86,7 @@ class Apim:
         self._in_azure = in_azure
         self._client_id = client_id
         self._credential = credential
+        self._transport = transport
         self._shared: SharedCredential | None = None
         self._client: ApiManagementClient | None = None
 
@@ -131,6 +137,7 @@ class Apim:
         self._shared = SharedCredential(
             self._credential or open_credential(in_azure=self._in_azure, client_id=self._client_id)
         )
+        options: dict[str, Any] = {} if self._transport is None else {"transport": self._transport}
         self._client = ApiManagementClient(
             # The SDK asks its credential for nothing but get_token_info, where it has that.
             self._shared,  # type: ignore[arg-type]
@@ -143,6 +150,7 @@ class Apim:
             permit_redirects=False,
             logger=silent_logger(),
             logging_enable=False,
+            **options,
         )
 
     async def _paged[Item](self, items: AsyncIterable[Item]) -> AsyncIterator[Item]:
