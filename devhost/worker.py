@@ -11,6 +11,7 @@ speaks JSON lines where that speaks gRPC:
 import asyncio
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ async def run(address: str, folder: Path) -> None:
     host, port = address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
     announcement = await _start(folder)
+    if level := os.environ.get("DEVHOST_LOG_LEVEL"):
+        # The app quietens the SDK's loggers, which a test wants to read.
+        logging.getLogger("azure").setLevel(level)
     _send(writer, announcement)
     await writer.drain()
     tasks: set[asyncio.Task[None]] = set()
@@ -84,6 +88,8 @@ def _send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
 if __name__ == "__main__":
     # As the real worker logs at its root, unless told to log at DEBUG.
     logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=os.environ.get("DEVHOST_LOG_LEVEL", "INFO"),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     asyncio.run(run(sys.argv[1], Path(sys.argv[2])))

@@ -30,7 +30,7 @@ from tests.vault_double import (
     write_authority,
 )
 
-IDENTITY_HEADER = "c0ffee00-5ec2-e700-0000-identityhead"
+IDENTITY_HEADER = "Zq4Rw8Xn2Vt6Yk0Pm5Hd3Js7Lf"
 SUBSCRIPTION = "11111111-2222-4333-8444-555555555555"
 SERVICE = "contoso-apim"
 RESOURCE_ID = (

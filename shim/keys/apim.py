@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from shim.keys.credential import SharedCredential, TokenTimeoutError, open_credential
 from shim.keys.diagnosis import place_of
-from shim.keys.secrets import Fault, silent_logger
+from shim.keys.secrets import Fault, silent_logger, suppress_span
 
 if TYPE_CHECKING:
     from azure.core.async_paging import AsyncItemPaged
@@ -150,6 +150,7 @@ class Apim:
             permit_redirects=False,
             logger=silent_logger(),
             logging_enable=False,
+            raw_request_hook=suppress_span,
             **options,
         )
 

@@ -54,7 +54,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    name: str
+    name: str = field(repr=False)
     tags: dict[str, str]
     enabled: bool | None = None
     value: str | None = field(default=None, repr=False)

@@ -223,7 +223,7 @@ class VaultSecrets:
             # disabled cannot be turned on by a log level.
             logger=silent_logger(),
             logging_enable=False,
-            raw_request_hook=_suppress_span,
+            raw_request_hook=suppress_span,
             **options,
         )
 
@@ -315,7 +315,7 @@ def call_options() -> dict[str, Any]:
     }
 
 
-def _suppress_span(request: PipelineRequest[Any]) -> None:
+def suppress_span(request: PipelineRequest[Any]) -> None:
     # The policy that makes spans takes its option away, and after a challenge the request passes it again.
     request.context.options["tracing_options"] = _NO_SPAN
 
