@@ -109,7 +109,7 @@ class VaultSecrets:
             try:
                 return await client.get_secret(name, version, **call_options())
             except HttpResponseError as error:
-                if _codes(error)[-1] in ("SecretNotFound", "SecretDisabled"):
+                if _is_absent(error) or _codes(error)[-1] == "SecretDisabled":
                     return None
                 raise
 
@@ -159,7 +159,7 @@ class VaultSecrets:
                 # When a page fails, the SDK's iterator stays where it was: the page can be asked for again.
                 page = await anext(pages, None)
             except HttpResponseError as error:
-                if _codes(error)[-1] == "SecretNotFound":
+                if _is_absent(error):
                     return None
                 raise
             return None if page is None else [item async for item in page]
@@ -337,6 +337,12 @@ def _codes(error: HttpResponseError) -> list[str]:
         return [str(code) for code in (outer.get("code"), inner.get("code")) if code] or [""]
     except (AttributeError, KeyError, TypeError, ValueError):
         return [""]
+
+
+def _is_absent(error: HttpResponseError) -> bool:
+    """Whether a vault says that it has no such secret; any other 404 says that there is no vault."""
+    # Key Vault's code is SecretNotFound, but emulators have their own.
+    return error.status_code == 404 and "NotFound" in _codes(error)[-1]
 
 
 def _retry_after(error: HttpResponseError) -> int:
