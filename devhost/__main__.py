@@ -16,6 +16,8 @@ from pathlib import Path
 import aiohttp
 
 from devhost.host import Host
+from devhost.platform_cors import PlatformCors
+from devhost.playground import Playground
 from devhost.process import WorkerFailed
 from devhost.standin import Standin
 
@@ -34,14 +36,20 @@ async def main() -> int:
     parser.add_argument(
         "--func", choices=["auto", "never"], default="auto", help="use Core Tools where installed"
     )
+    parser.add_argument(
+        "--platform-cors",
+        action="store_true",
+        help="have the platform answer preflights, as on Flex Consumption, from the app's CORS_ALLOWED_ORIGINS",
+    )
     options = parser.parse_args()
     # The environment wins over local settings, as with Core Tools.
     environ = {**_local_settings(), **os.environ}
-    async with _upstream(environ) as settings:
+    async with _upstream(environ) as settings, _playground(options.port) as playground:
         environ = {**settings, **environ}
-        if options.func == "auto" and (func := shutil.which("func")):
-            return await _run_func(func, options.port, environ)
-        return await _run_devhost(options.port, environ)
+        if options.func == "auto" and not options.platform_cors and (func := shutil.which("func")):
+            return await _run_func(func, options.port, environ, playground)
+        platform_cors = PlatformCors.of(environ) if options.platform_cors else None
+        return await _run_devhost(options.port, environ, playground, platform_cors)
 
 
 def _local_settings() -> dict[str, str]:
@@ -68,9 +76,21 @@ async def _upstream(environ: dict[str, str]) -> AsyncIterator[dict[str, str]]:
         await standin.stop()
 
 
-async def _run_devhost(port: int, environ: dict[str, str]) -> int:
+@contextlib.asynccontextmanager
+async def _playground(port: int) -> AsyncIterator[str]:
+    """The URL of the playground for the shim at `port`, running."""
+    playground = await Playground.start(f"http://localhost:{port}", port + 1)
     try:
-        host = await Host.start(FOLDER, environ, port=port)
+        yield playground.url
+    finally:
+        await playground.stop()
+
+
+async def _run_devhost(
+    port: int, environ: dict[str, str], playground: str, platform_cors: PlatformCors | None
+) -> int:
+    try:
+        host = await Host.start(FOLDER, environ, port=port, platform_cors=platform_cors)
     except WorkerFailed as failure:
         print(f"The Functions app did not start.\n{failure}", file=sys.stderr)
         return 1
@@ -81,14 +101,14 @@ async def _run_devhost(port: int, environ: dict[str, str]) -> int:
         f"devhost runs the app on azure-functions-runtime, without Core Tools. Not imitated: {_NOT_IMITATED}."
     )
     try:
-        await _greet(port, environ)
+        await _greet(port, environ, playground)
         await _interrupted()
     finally:
         await host.stop()
     return 0
 
 
-async def _run_func(func: str, port: int, environ: dict[str, str]) -> int:
+async def _run_func(func: str, port: int, environ: dict[str, str], playground: str) -> int:
     # Core Tools take the Python of the active virtual environment.
     virtual = {"VIRTUAL_ENV": sys.prefix, "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{environ['PATH']}"}
     process = await asyncio.create_subprocess_exec(
@@ -100,7 +120,7 @@ async def _run_func(func: str, port: int, environ: dict[str, str]) -> int:
         env={"FUNCTIONS_WORKER_RUNTIME": "python", **environ, **virtual},
     )
     ended = asyncio.create_task(process.wait())
-    greeting = asyncio.create_task(_greet(port, environ))
+    greeting = asyncio.create_task(_greet(port, environ, playground))
     interrupted = asyncio.create_task(_interrupted())
     await asyncio.wait([ended, interrupted], return_when=asyncio.FIRST_COMPLETED)
     greeting.cancel()
@@ -109,7 +129,7 @@ async def _run_func(func: str, port: int, environ: dict[str, str]) -> int:
     return await ended
 
 
-async def _greet(port: int, environ: dict[str, str]) -> None:
+async def _greet(port: int, environ: dict[str, str], playground: str) -> None:
     """Waits until the app answers, then prints what to paste."""
     url = f"http://localhost:{port}"
     async with aiohttp.ClientSession() as session:
@@ -136,6 +156,8 @@ for chunk in client.chat.completions.create(model="gpt-4o", messages=messages, s
     print(chunk.choices[0].delta.content or "" if chunk.choices else "", end="", flush=True)
 print()
 EOF
+
+Or try it from a web page: {playground}
 
 Stop with Ctrl+C.""",
         flush=True,
