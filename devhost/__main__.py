@@ -10,8 +10,9 @@ import secrets
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -24,7 +25,6 @@ from devhost.standin import Standin
 FOLDER = Path(__file__).parent.parent
 _NOT_IMITATED = "authorization levels, TLS, admin endpoints, scaling, triggers other than HTTP"
 
-# The demo key is what callers send; the stand-in knows only the one behind it, so that the demo shows the exchange.
 _DEMO_SETTINGS = {"CORS_ALLOWED_ORIGINS": "http://localhost:*,http://127.0.0.1:*"}
 
 
@@ -43,18 +43,18 @@ async def main() -> int:
     )
     options = parser.parse_args()
     # The environment wins over local settings, as with Core Tools.
-    environ = {**_local_settings(), **os.environ}
-    async with _upstream(environ) as settings, _playground(options.port) as playground:
+    environ = {**local_settings(FOLDER), **os.environ}
+    async with _upstream(environ) as settings:
         environ = {**settings, **environ}
         if options.func == "auto" and not options.platform_cors and (func := shutil.which("func")):
-            return await _run_func(func, options.port, environ, playground)
+            return await _run_func(func, options.port, environ)
         platform_cors = PlatformCors.of(environ) if options.platform_cors else None
-        return await _run_devhost(options.port, environ, playground, platform_cors)
+        return await _run_devhost(options.port, environ, platform_cors)
 
 
-def _local_settings() -> dict[str, str]:
+def local_settings(folder: Path) -> dict[str, str]:
     """`Values` of local.settings.json, if there is one."""
-    file = FOLDER / "local.settings.json"
+    file = folder / "local.settings.json"
     if not file.exists():
         return {}
     values: dict[str, str] = json.loads(file.read_text()).get("Values", {})
@@ -67,28 +67,16 @@ async def _upstream(environ: dict[str, str]) -> AsyncIterator[dict[str, str]]:
     if environ.get("APIM_BASE_URL"):
         yield {}
         return
-    key = f"demo-{secrets.token_hex(16)}"
-    standin = await Standin.start(keys=(key,))
+    demo = {"LOCAL_SUBSCRIPTION_KEYS": f"demo={secrets.token_hex(16)}", **environ}
+    standin = await Standin.start(keys=_local_keys(demo))
     print(f"Stand-in for the APIM API: {standin.base_url} (set APIM_BASE_URL to use a real one)")
     try:
-        yield {**_DEMO_SETTINGS, "APIM_BASE_URL": standin.base_url, "LOCAL_SUBSCRIPTION_KEYS": f"demo={key}"}
+        yield {**_DEMO_SETTINGS, **demo, "APIM_BASE_URL": standin.base_url}
     finally:
         await standin.stop()
 
 
-@contextlib.asynccontextmanager
-async def _playground(port: int) -> AsyncIterator[str]:
-    """The URL of the playground for the shim at `port`, running."""
-    playground = await Playground.start(f"http://localhost:{port}", port + 1)
-    try:
-        yield playground.url
-    finally:
-        await playground.stop()
-
-
-async def _run_devhost(
-    port: int, environ: dict[str, str], playground: str, platform_cors: PlatformCors | None
-) -> int:
+async def _run_devhost(port: int, environ: dict[str, str], platform_cors: PlatformCors | None) -> int:
     try:
         host = await Host.start(FOLDER, environ, port=port, platform_cors=platform_cors)
     except WorkerFailed as failure:
@@ -100,15 +88,17 @@ async def _run_devhost(
     print(
         f"devhost runs the app on azure-functions-runtime, without Core Tools. Not imitated: {_NOT_IMITATED}."
     )
+    url = host.url.replace("127.0.0.1", "localhost")
     try:
-        await _greet(port, environ, playground)
-        await _interrupted()
+        async with _playground(url) as playground:
+            await _greet(url, environ, playground)
+            await _interrupted()
     finally:
         await host.stop()
     return 0
 
 
-async def _run_func(func: str, port: int, environ: dict[str, str], playground: str) -> int:
+async def _run_func(func: str, port: int, environ: dict[str, str]) -> int:
     # Core Tools take the Python of the active virtual environment.
     virtual = {"VIRTUAL_ENV": sys.prefix, "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{environ['PATH']}"}
     process = await asyncio.create_subprocess_exec(
@@ -120,18 +110,29 @@ async def _run_func(func: str, port: int, environ: dict[str, str], playground: s
         env={"FUNCTIONS_WORKER_RUNTIME": "python", **environ, **virtual},
     )
     ended = asyncio.create_task(process.wait())
-    greeting = asyncio.create_task(_greet(port, environ, playground))
     interrupted = asyncio.create_task(_interrupted())
-    await asyncio.wait([ended, interrupted], return_when=asyncio.FIRST_COMPLETED)
-    greeting.cancel()
+    url = f"http://localhost:{port}"
+    async with _playground(url) as playground:
+        greeting = asyncio.create_task(_greet(url, environ, playground))
+        await asyncio.wait([ended, interrupted], return_when=asyncio.FIRST_COMPLETED)
+        greeting.cancel()
     if process.returncode is None:
         process.send_signal(signal.SIGINT)
     return await ended
 
 
-async def _greet(port: int, environ: dict[str, str], playground: str) -> None:
+@contextlib.asynccontextmanager
+async def _playground(shim_url: str) -> AsyncIterator[str]:
+    """The playground's URL: one port above the shim's, where that is free."""
+    playground = await Playground.start(shim_url, (urlsplit(shim_url).port or 0) + 1)
+    try:
+        yield playground.url
+    finally:
+        await playground.stop()
+
+
+async def _greet(url: str, environ: dict[str, str], playground: str) -> None:
     """Waits until the app answers, then prints what to paste."""
-    url = f"http://localhost:{port}"
     async with aiohttp.ClientSession() as session:
         while True:
             with contextlib.suppress(aiohttp.ClientConnectionError):
@@ -141,7 +142,7 @@ async def _greet(port: int, environ: dict[str, str], playground: str) -> None:
                             print(f"Not ready: {check['name']}: {check['reason']}", file=sys.stderr)
                     break
             await asyncio.sleep(0.2)
-    key = environ.get("LOCAL_SUBSCRIPTION_KEYS", "").partition(",")[0].partition("=")[2].strip()
+    key = next(iter(_local_keys(environ)), "<an APIM subscription key>")
     print(
         f"""
 The shim listens on {url}. Paste this into another shell ({sys.executable} has the `openai` package):
@@ -149,7 +150,7 @@ The shim listens on {url}. Paste this into another shell ({sys.executable} has t
 {Path(sys.executable)} - <<'EOF'
 from openai import OpenAI
 
-client = OpenAI(base_url="{url}/openai/v1", api_key="{key or "<an APIM subscription key>"}")
+client = OpenAI(base_url="{url}/openai/v1", api_key="{key}")
 messages = [{{"role": "user", "content": "Hello!"}}]
 print(client.chat.completions.create(model="gpt-4o", messages=messages).choices[0].message.content)
 for chunk in client.chat.completions.create(model="gpt-4o", messages=messages, stream=True):
@@ -162,6 +163,11 @@ Or try it from a web page: {playground}
 Stop with Ctrl+C.""",
         flush=True,
     )
+
+
+def _local_keys(environ: Mapping[str, str]) -> tuple[str, ...]:
+    pairs = environ.get("LOCAL_SUBSCRIPTION_KEYS", "").split(",")
+    return tuple(key.strip() for _, divider, key in (pair.partition("=") for pair in pairs) if divider)
 
 
 async def _interrupted() -> None:
