@@ -124,7 +124,7 @@ async def _run_func(func: str, port: int, environ: dict[str, str]) -> int:
 @contextlib.asynccontextmanager
 async def _playground(shim_url: str) -> AsyncIterator[str]:
     """The playground's URL: one port above the shim's, where that is free."""
-    playground = await Playground.start(shim_url, (urlsplit(shim_url).port or 0) + 1)
+    playground = await Playground.start(shim_url, ((urlsplit(shim_url).port or 0) + 1) % 65_536)
     try:
         yield playground.url
     finally:

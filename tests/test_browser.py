@@ -11,6 +11,7 @@ from playwright.async_api import Browser, BrowserContext, Page
 
 from devhost.host import Host
 from devhost.platform_cors import PlatformCors
+from devhost.playground import Playground
 from devhost.standin import Received, Standin
 from tests import chromium, npm
 from tests.conftest import KEY, ROOT, StartHost, environment
@@ -191,3 +192,74 @@ async def test_behind_the_platforms_own_cors_it_works_as_well(
         assert "No 'Access-Control-Allow-Origin'" in await why_blocked(await page_at("127.0.0.1"), host.url)
     finally:
         await host.stop()
+
+
+@pytest.fixture(scope="session")
+async def playground(shim: Host) -> AsyncIterator[Playground]:
+    playground = await Playground.start(shim.url)
+    yield playground
+    await playground.stop()
+
+
+@pytest.fixture
+async def form(context: BrowserContext, playground: Playground) -> AsyncIterator[Page]:
+    """The playground, opened anew, with a key filled in."""
+    page = await context.new_page()
+    await page.goto(playground.url)
+    await page.fill("#key", KEY)
+    yield page
+    await page.close()
+
+
+async def test_the_playground_shows_a_streamed_answer_the_headers_and_the_verdict(form: Page) -> None:
+    await form.fill("#message", "Hello, playground!")
+    await form.click("button")
+    await form.wait_for_selector("#status.good")
+    assert await form.inner_text("#answer") == "You said: Hello, playground!"
+    await form.wait_for_selector("#verdict.good")
+    assert await form.inner_text("#verdict") == "204: this origin may call"
+    assert "access-control-allow-headers\tauthorization, content-type" in await form.inner_text("#preflight")
+    readable = await form.inner_text("#headers")
+    assert {"x-request-id", "apim-request-id"} <= {line.split("\t")[0] for line in readable.splitlines()}
+
+
+async def test_the_playground_shows_why_a_preflight_was_refused(form: Page, host: Host) -> None:
+    await form.fill("#base-url", f"{host.url}/openai/v1")
+    await form.click("button")
+    await form.wait_for_selector("#verdict.bad")
+    assert await form.inner_text("#verdict") == "403: this origin may not call"
+    assert "Add it to the shim's setting CORS_ALLOWED_ORIGINS" in await form.inner_text("#reason")
+    await form.wait_for_selector("#status.bad")
+    assert "kept the answer from this page" in await form.inner_text("#answer")
+
+
+async def test_the_playground_shows_a_refusal_by_code_and_message(form: Page) -> None:
+    await form.fill("#key", "not-a-key")
+    await form.click("button")
+    await form.wait_for_selector("#status.bad")
+    assert (await form.inner_text("#answer")).startswith("invalid_api_key: ")
+
+
+async def test_the_playground_keeps_the_key_in_memory_alone(
+    form: Page, context: BrowserContext, playground: Playground, shim: Host
+) -> None:
+    told: list[str] = []
+    form.on(
+        "request", lambda sent: told.append(sent.url) if KEY in str((sent.headers, sent.post_data)) else None
+    )
+    await form.click("button")
+    await form.wait_for_selector("#status.good")
+    await form.wait_for_selector("#verdict.good")
+    assert told == [f"{shim.url}/openai/v1/chat/completions"]
+    stored = await form.evaluate("[{...localStorage}, {...sessionStorage}, document.cookie, location.href]")
+    assert stored == [{}, {}, "", f"{playground.url}/"]
+    await form.reload()
+    assert await form.input_value("#key") == ""
+
+
+async def test_another_page_cannot_have_the_playground_ask_for_it(page: Page, playground: Playground) -> None:
+    status = await page.evaluate(
+        "url => fetch(url, {method: 'POST', body: '{}'}).then(answer => answer.status, () => 'blocked')",
+        f"{playground.url}/preflight",
+    )
+    assert status == "blocked"

@@ -51,6 +51,10 @@ async def test_it_prints_a_snippet_that_works_and_ends_with_ctrl_c() -> None:
         output, complaint = await asyncio.wait_for(pasted.communicate(), 60)
         assert complaint == b""
         assert output == b"You said: Hello!\nYou said: Hello!\n"
+        playground = re.search(r"from a web page: (\S+)", printed)
+        assert playground is not None, printed
+        async with aiohttp.ClientSession() as session, session.get(playground[1]) as page:
+            assert "playground" in await page.text()
         process.send_signal(signal.SIGINT)
         rest, _ = await asyncio.wait_for(process.communicate(), 20)
         assert b"Traceback" not in rest
