@@ -192,6 +192,15 @@ async def test_a_preflight_of_another_origin_is_refused_and_told_which_setting_t
     assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
 
 
+@pytest.mark.parametrize(("origin", "allowed"), [(APP, "true"), (OTHER, None)], ids=["allowed", "another"])
+async def test_a_private_network_preflight_is_answered_for_an_allowed_origin_only(
+    origin: str, allowed: str | None, host: Host, http: aiohttp.ClientSession
+) -> None:
+    asked = {"origin": origin, **PREFLIGHT, "Access-Control-Request-Private-Network": "true"}
+    async with http.options(f"{host.url}/openai/v1/models", headers=asked) as answer:
+        assert answer.headers.get("access-control-allow-private-network") == allowed
+
+
 async def test_options_that_is_no_preflight_is_a_call_like_any_other(
     host: Host, http: aiohttp.ClientSession
 ) -> None:
