@@ -179,6 +179,14 @@ async def test_credentials_are_sent_only_where_the_settings_allow_them(
     answer = await call(page, "chat", allowing.url, credentials="include")
     assert answer["text"] == "You said: Hello, browser!"
     assert answer["headers"]["x-request-id"]
+    limited = await call(
+        page,
+        "chat",
+        allowing.url,
+        credentials="include",
+        headers={"x-standin": '{"fault": "apim_rate_limit"}'},
+    )
+    assert limited["retryAfter"] == "57"
 
 
 async def test_behind_the_platforms_own_cors_it_works_as_well(
