@@ -82,7 +82,8 @@ async def test_a_port_that_is_taken_is_named() -> None:
         )  # fmt: skip
         _, complaint = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 1
-    assert f"Port {port} is taken".encode() in complaint
+    assert f"Port {port} is taken" in complaint.decode()
+    assert "Unclosed" not in complaint.decode()
 
 
 async def test_missing_settings_are_listed() -> None:
