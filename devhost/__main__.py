@@ -68,6 +68,7 @@ async def _upstream(environ: dict[str, str]) -> AsyncIterator[dict[str, str]]:
 
 
 async def _run_devhost(port: int, environ: dict[str, str]) -> int:
+    interrupted = _listen_for_interrupt()
     try:
         host = await Host.start(FOLDER, environ, port=port)
     except WorkerFailed as failure:
@@ -81,7 +82,7 @@ async def _run_devhost(port: int, environ: dict[str, str]) -> int:
     )
     try:
         await _greet(host.url.replace("127.0.0.1", "localhost"), environ)
-        await _interrupted()
+        await interrupted.wait()
     finally:
         await host.stop()
     return 0
@@ -98,10 +99,11 @@ async def _run_func(func: str, port: int, environ: dict[str, str]) -> int:
         cwd=FOLDER,
         env={"FUNCTIONS_WORKER_RUNTIME": "python", **environ, **virtual},
     )
+    interrupted = _listen_for_interrupt()
     ended = asyncio.create_task(process.wait())
     greeting = asyncio.create_task(_greet(f"http://localhost:{port}", environ))
-    interrupted = asyncio.create_task(_interrupted())
-    await asyncio.wait([ended, interrupted], return_when=asyncio.FIRST_COMPLETED)
+    waiting = asyncio.create_task(interrupted.wait())
+    await asyncio.wait([ended, waiting], return_when=asyncio.FIRST_COMPLETED)
     greeting.cancel()
     if process.returncode is None:
         process.send_signal(signal.SIGINT)
@@ -145,11 +147,11 @@ def _local_keys(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(key.strip() for _, divider, key in (pair.partition("=") for pair in pairs) if divider)
 
 
-async def _interrupted() -> None:
-    stop = asyncio.Event()
+def _listen_for_interrupt() -> asyncio.Event:
+    interrupted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    return interrupted
 
 
 if __name__ == "__main__":
