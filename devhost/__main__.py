@@ -77,6 +77,7 @@ async def _upstream(environ: dict[str, str]) -> AsyncIterator[dict[str, str]]:
 
 
 async def _run_devhost(port: int, environ: dict[str, str], platform_cors: PlatformCors | None) -> int:
+    interrupted = _listen_for_interrupt()
     try:
         host = await Host.start(FOLDER, environ, port=port, platform_cors=platform_cors)
     except WorkerFailed as failure:
@@ -92,7 +93,7 @@ async def _run_devhost(port: int, environ: dict[str, str], platform_cors: Platfo
     try:
         async with _playground(url) as playground:
             await _greet(url, environ, playground)
-            await _interrupted()
+            await interrupted.wait()
     finally:
         await host.stop()
     return 0
@@ -109,12 +110,13 @@ async def _run_func(func: str, port: int, environ: dict[str, str]) -> int:
         cwd=FOLDER,
         env={"FUNCTIONS_WORKER_RUNTIME": "python", **environ, **virtual},
     )
+    interrupted = _listen_for_interrupt()
     ended = asyncio.create_task(process.wait())
-    interrupted = asyncio.create_task(_interrupted())
+    waiting = asyncio.create_task(interrupted.wait())
     url = f"http://localhost:{port}"
     async with _playground(url) as playground:
         greeting = asyncio.create_task(_greet(url, environ, playground))
-        await asyncio.wait([ended, interrupted], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([ended, waiting], return_when=asyncio.FIRST_COMPLETED)
         greeting.cancel()
     if process.returncode is None:
         process.send_signal(signal.SIGINT)
@@ -170,11 +172,11 @@ def _local_keys(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(key.strip() for _, divider, key in (pair.partition("=") for pair in pairs) if divider)
 
 
-async def _interrupted() -> None:
-    stop = asyncio.Event()
+def _listen_for_interrupt() -> asyncio.Event:
+    interrupted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    return interrupted
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class Host:
         try:
             await host._listen(port)
         except BaseException:
-            await host.worker.stop()
+            await host.stop()
             raise
         return host
 
