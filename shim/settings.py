@@ -10,9 +10,13 @@ from shim.origins import OriginPattern
 
 MIB = 1024 * 1024
 
+type Api = Literal["legacy", "v1"]
+
 # Latest GA dated version of the data plane's inference API:
 # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
 LATEST_GA_API_VERSION = "2024-10-21"
+
+_API_NAMES: dict[str, Api] = {"legacy": "legacy", "v1": "v1"}
 
 # RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -37,11 +41,13 @@ class Settings:
     """What the shim was told; names and meanings are those of the README's table. Times are in seconds."""
 
     apim_base_url: str
-    apim_api: Literal["legacy", "v1"]
+    apim_api: Api
     apim_v1_base_url: str
     apim_api_version: str
     apim_key_header: str
+    model_apis: Mapping[str, Api]
     model_deployments: Mapping[str, str]
+    models: tuple[str, ...]
     key_vault_url: str | None
     key_lookup: Literal["digest", "scan"]
     key_secret_prefix: str
@@ -71,13 +77,15 @@ class Settings:
         base_url = read.url("APIM_BASE_URL", required=True)
         settings = cls(
             apim_base_url=base_url,
-            apim_api="v1" if read.choice("APIM_API", ("legacy", "v1"), "legacy") == "v1" else "legacy",
+            apim_api=_API_NAMES.get(read.choice("APIM_API", tuple(_API_NAMES), "legacy"), "legacy"),
             apim_v1_base_url=read.url("APIM_V1_BASE_URL", default=base_url and f"{base_url}/v1"),
             apim_api_version=read.matching(
                 "APIM_API_VERSION", r"[0-9A-Za-z.-]+", LATEST_GA_API_VERSION, "like 2024-10-21"
             ),
             apim_key_header=read.header_name("APIM_KEY_HEADER", "api-key"),
+            model_apis=read.apis("MODEL_APIS"),
             model_deployments=dict(read.pairs("MODEL_DEPLOYMENTS", "model=deployment")),
+            models=read.names("MODELS"),
             key_vault_url=read.url("KEY_VAULT_URL", https_only=True) or None,
             key_lookup="scan"
             if read.choice("KEY_LOOKUP", ("digest", "scan"), "digest") == "scan"
@@ -192,6 +200,16 @@ class _Reader:
         if len({left for left, _ in found}) < len(found):
             self.problems.append(f"{name} names something twice")
         return found
+
+    def apis(self, name: str) -> dict[str, Api]:
+        pairs = self.pairs(name, "model=v1")
+        if any(api.lower() not in _API_NAMES for _, api in pairs):
+            self.problems.append(f"{name} must give each model one of {', '.join(_API_NAMES)}")
+        return {model: _API_NAMES.get(api.lower(), "legacy") for model, api in pairs}
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """`a,b,c`, each once."""
+        return tuple(dict.fromkeys(filter(None, (part.strip() for part in self.text(name).split(",")))))
 
     def origins(self, name: str) -> tuple[OriginPattern, ...]:
         origins = []
