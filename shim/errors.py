@@ -119,13 +119,6 @@ class RealtimeNotSupported(ShimError):
     type = "invalid_request_error"
     code = "realtime_not_supported"
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The Realtime API needs a WebSocket, which this shim cannot carry. Connect the realtime client to the APIM"
-            " API or to the Azure OpenAI resource itself, or stream over HTTP: chat completions or responses with"
-            ' "stream": true, and audio through /audio/transcriptions and /audio/speech.'
-        )
-
 
 class Misconfigured(ShimError):
     status = 503

@@ -85,7 +85,11 @@ def parse(method: str, raw_path: bytes, raw_query: bytes, headers: Headers) -> C
             if (method, below.rstrip("/")) == _REALTIME or any(
                 name == b"sec-websocket-key" for name, _ in headers
             ):
-                raise RealtimeNotSupported
+                raise RealtimeNotSupported(
+                    "The Realtime API needs a WebSocket, which this shim cannot carry. Connect the realtime client to"
+                    " the APIM API or to the Azure OpenAI resource itself, or stream over HTTP: chat completions or"
+                    ' responses with "stream": true, and audio through /audio/transcriptions and /audio/speech.'
+                )
             return _recognise(Call(method, dialect, below, query))
     raise NotFound(
         'There is nothing at this path. Point the client at "https://<this host>/openai/v1"'
@@ -116,23 +120,21 @@ def choose(call: Call, named: str | None, settings: Settings) -> Route:
     """
     deployment = _deployment(call, named, settings)
     api = _api(call, named, deployment, settings)
-    if api == "v1":
-        query = _without_keys(call.query)
-        if call.dialect == "legacy":
-            query = [parameter for parameter in query if _name(parameter) != _API_VERSION]
-        base, path = settings.apim_v1_base_url, call.operation_path or call.path
+    if api == "legacy":
+        base, query = settings.apim_base_url, _with_api_version(call, settings.apim_api_version)
+    elif call.dialect == "legacy":
+        base, query = settings.apim_v1_base_url, _without(_KEY_PARAMETERS | {_API_VERSION}, call.query)
     else:
-        query = _with_api_version(call, settings.apim_api_version)
-        base, path = settings.apim_base_url, _legacy_path(call, deployment)
+        base, query = settings.apim_v1_base_url, _without(_KEY_PARAMETERS, call.query)
     in_body = api == "v1" or (call.operation is not None and call.operation.deployment == "body")
     model = deployment if in_body and deployment != named else None
     parts = urlsplit(base)
-    target = f"{parts.path}{path}" + (f"?{'&'.join(query)}" if query else "")
+    target = parts.path + _path(call, api, deployment) + (f"?{'&'.join(query)}" if query else "")
     return Route(f"{parts.scheme}://{parts.netloc}", target, named, deployment, model)
 
 
 def _recognise(call: Call) -> Call:
-    """The call with the table's operation. Its trailing slash goes: no operation has one."""
+    """The call with the table's operation, whose path has no trailing slash."""
     path, deployment = call.path.rstrip("/"), None
     if call.dialect == "legacy" and (match := _DEPLOYMENT.fullmatch(path)):
         path, deployment = match["path"], match["deployment"]
@@ -163,15 +165,13 @@ def _api(call: Call, named: str | None, deployment: str | None, settings: Settin
     return settings.apim_api
 
 
-def _legacy_path(call: Call, deployment: str | None) -> str:
-    if call.operation is None:
+def _path(call: Call, api: Api, deployment: str | None) -> str:
+    if api == call.dialect or call.operation is None:
         return call.path
-    if call.operation.deployment != "path":
+    if api == "v1" or call.operation.deployment != "path":
         return call.operation_path
-    if call.deployment is None:
-        assert deployment is not None, "a required model was not read"
-        return f"/deployments/{_encoded(deployment)}{call.operation_path}"
-    return f"/deployments/{call.deployment}{call.operation_path}"
+    assert deployment is not None, "a required model was not read"
+    return f"/deployments/{_encoded(deployment)}{call.operation_path}"
 
 
 def _refuse_escapes(path: str) -> None:
@@ -200,17 +200,15 @@ def _encoded(deployment: str) -> str:
     return encoded
 
 
-def _without_keys(query: str) -> list[str]:
-    return [
-        parameter for parameter in query.split("&") if parameter and _name(parameter) not in _KEY_PARAMETERS
-    ]
+def _without(names: frozenset[str], query: str) -> list[str]:
+    return [parameter for parameter in query.split("&") if parameter and _name(parameter) not in names]
 
 
 def _with_api_version(call: Call, default: str) -> list[str]:
     """The parameters with one api-version: the first of the caller's that the legacy API can use, or the default."""
     kept: list[str] = []
     found = False
-    for parameter in _without_keys(call.query):
+    for parameter in _without(_KEY_PARAMETERS, call.query):
         if _name(parameter) != _API_VERSION:
             kept.append(parameter)
         elif not found and _is_usable(parameter, call.dialect):

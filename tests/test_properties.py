@@ -96,13 +96,15 @@ def rules(
     under = f"/deployments/{deployment}" if deployment else ""
     if api == "v1":
         kept = pairs if client == "OpenAI" else others
-        return _joined("/v1" + (known if row else path), kept), asked if takes_model and row else model
+        return _joined(
+            "/v1" + (known if client == "AzureOpenAI" else path), kept
+        ), asked if takes_model and row else model
     usable = [pair for pair in versions if _usable(pair.split("=")[1], client)]
     first = usable[0] if usable else None
     kept = [pair for index, pair in enumerate(pairs) if pair in others or index == pairs.index(first or "")] if (
         first
     ) else [*others, "api-version=2024-10-21"]  # fmt: skip
-    if row is None:
+    if row is None or client == "AzureOpenAI":
         return _joined(under + path, kept), model
     if on_deployment:
         return _joined((under or f"/deployments/{quote(asked or '', safe='')}") + known, kept), model
