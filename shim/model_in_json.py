@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from itertools import islice
 
 import msgspec
 
@@ -14,8 +13,8 @@ from shim.splice import Splice
 _UTF8_BOM = b"\xef\xbb\xbf"
 _MEMBER = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*')
 _BEGINNING = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{[ \t\r\n]*(\})?")
-# Other objects inside the body may have a `model` too (metadata, say), of the same value at that.
-_MAX_PLACES = 1000
+# Other objects inside the body may have a `model` too (a tool's parameters, say), of the same value at that.
+_MAX_PLACES = 10_000
 
 
 class _Named(msgspec.Struct):
@@ -32,7 +31,7 @@ class JsonModel:
     Raises InvalidRequest, or ModelRequired where there can be none.
     """
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytearray) -> None:
         self._content = content
         self._text = _model_text(content)
         try:
@@ -62,14 +61,15 @@ class JsonModel:
         The one decoder says which it is: of all places that look like it, half are altered for a moment, and if what
         is decoded alters too, it was among them; and so on with that half. No second reader of JSON that could differ.
         """
-        places = list(islice(self._places(), _MAX_PLACES + 1))
-        if len(places) > _MAX_PLACES:
-            raise InvalidRequest(f"The body has the same `model` in more than {_MAX_PLACES} places.")
-        content = bytearray(self._content)
+        await asyncio.sleep(0)  # each of these steps may take milliseconds
+        if self._content.count(b'"model"') > _MAX_PLACES:
+            raise InvalidRequest(f"The body has `model` in more than {_MAX_PLACES} places.")
+        await asyncio.sleep(0)
+        places = list(self._places())
         while places:
             half = places[len(places) // 2 :]
-            await asyncio.sleep(0)  # each decoding may take milliseconds
-            if not self._is_among(half, content):
+            await asyncio.sleep(0)
+            if not self._is_among(half):
                 places = places[: len(places) // 2]
             elif len(half) == 1:
                 return half[0]
@@ -85,8 +85,8 @@ class JsonModel:
             if member and self._content.startswith(self._text, member.end()):
                 yield member.end()
 
-    def _is_among(self, places: list[int], content: bytearray) -> bool:
-        length = len(self._text)
+    def _is_among(self, places: list[int]) -> bool:
+        content, length = self._content, len(self._text)
         for place in places:
             content[place : place + length] = b"1" * length  # a number: JSON all the same
         try:
@@ -96,7 +96,7 @@ class JsonModel:
                 content[place : place + length] = self._text
 
 
-def _model_text(content: bytes | bytearray) -> bytes:
+def _model_text(content: bytearray) -> bytes:
     view = memoryview(content)
     try:
         return bytes(_decoder.decode(view[len(_UTF8_BOM) :] if content.startswith(_UTF8_BOM) else view).model)

@@ -107,7 +107,9 @@ def use_of_model(call: Call, settings: Settings) -> UseOfModel:
         return "optional" if _api(call, None, unquote(call.deployment), settings) == "v1" else "unread"
     if not call.has_model_in_body or call.operation is None:
         return "unread"
-    maps = call.dialect == "v1" and bool(settings.model_deployments)
+    maps = call.dialect == "v1" and any(
+        model != deployment for model, deployment in settings.model_deployments.items()
+    )
     if call.operation.deployment == "path":
         return "required" if maps or "legacy" in apis else "unread"
     return "optional" if maps or len(apis) > 1 else "unread"
