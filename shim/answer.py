@@ -15,8 +15,6 @@ from shim.upstream import Upstream, UpstreamResponse
 _MAX_BYTES = 64 * 1024
 # zlib's or gzip's.
 _ANY_HEADER = zlib.MAX_WBITS | 32
-
-
 # What it means that an operation is missing, of `GET /models` at any rate.
 _MISSING = frozenset([404, 405, 501])
 

@@ -27,6 +27,8 @@ _TYPES = {
 }
 # Headers about the body that gives way.
 _FRAMING = frozenset([b"content-encoding", b"content-length", b"content-type"])
+# Of what the caller sent, in a message.
+_MAX_SHOWN = 256
 _SECONDS = re.compile(r"[Tt]ry again in (\d{1,9}) seconds?")
 _REPLENISHED = re.compile(r"replenished in (?:(\d{1,4})\.)?(\d{1,2}):(\d\d):(\d\d)")
 
@@ -54,7 +56,8 @@ def reshape(status: int, headers: Headers, content: bytes, asked: Asked) -> tupl
     if _is_apim(document):
         return _reshape_apim(status, headers, document["message"], asked)
     if asked.deployment is not None and _code(document) == "DeploymentNotFound":
-        document["error"]["message"] = f"{document['error'].get('message', '')} {_explain_deployment(asked)}"
+        words = _explain_deployment(asked.deployment, asked.model)
+        document["error"]["message"] = f"{document['error'].get('message', '')} {words}"
         return framed(headers, json.dumps(document, ensure_ascii=False).encode())
     return None
 
@@ -105,24 +108,24 @@ def _explain_operation(asked: Asked) -> str:
     """What is missing, and how its operator can add it."""
     models = asked.path.startswith("/models")
     return (
-        f": the APIM API behind this shim has no operation {asked.method} {asked.path[:200]}."
+        f": the APIM API behind this shim has no operation {asked.method} {asked.path[:_MAX_SHOWN]}."
         " Its operator can add the operation to that API in Azure API Management"
         + (", or name the models in the shim's setting MODELS." if models else ".")
     )
 
 
-def _explain_deployment(asked: Asked) -> str:
+def _explain_deployment(deployment: str, model: str | None) -> str:
     """Which deployment was asked for, and what led there."""
-    if asked.model is None:
-        return f'The deployment asked for was "{asked.deployment}", which the call itself names.'
-    if asked.model == asked.deployment:
+    words = f'The deployment asked for was "{deployment[:_MAX_SHOWN]}"'
+    if model is None:
+        return f"{words}, which the call itself names."
+    if model == deployment:
         return (
-            f'The deployment asked for was "{asked.deployment}", which is the model that the call names: the setting'
-            " MODEL_DEPLOYMENTS of the shim has no other deployment for it."
+            f"{words}, which is the model that the call names: the setting MODEL_DEPLOYMENTS of the shim has no other"
+            " deployment for it."
         )
     return (
-        f'The deployment asked for was "{asked.deployment}", to which the setting MODEL_DEPLOYMENTS of the shim maps'
-        f' the model "{asked.model}".'
+        f'{words}, to which the setting MODEL_DEPLOYMENTS of the shim maps the model "{model[:_MAX_SHOWN]}".'
     )
 
 

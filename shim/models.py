@@ -13,8 +13,9 @@ def answer(path: str, settings: Settings) -> bytes | None:
     names = dict.fromkeys([*settings.models, *settings.model_deployments])
     if path == _LIST:
         return _json({"object": "list", "data": [_model(name) for name in names]}) if names else None
-    name = unquote(path.removeprefix(f"{_LIST}/"))
-    return _json(_model(name)) if name in names else None
+    root, _, name = path.partition(f"{_LIST}/")
+    name = unquote(name)
+    return _json(_model(name)) if not root and name in names else None
 
 
 def _model(name: str) -> dict[str, object]:

@@ -16,7 +16,7 @@ type Api = Literal["legacy", "v1"]
 # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
 LATEST_GA_API_VERSION = "2024-10-21"
 
-_API_NAMES: dict[str, Api] = {"legacy": "legacy", "v1": "v1"}
+_APIS: dict[str, Api] = {"legacy": "legacy", "v1": "v1"}
 
 # RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -87,7 +87,7 @@ class Settings:
         base_url = read.url("APIM_BASE_URL", required=True)
         settings = cls(
             apim_base_url=base_url,
-            apim_api=_API_NAMES.get(read.choice("APIM_API", tuple(_API_NAMES), "legacy"), "legacy"),
+            apim_api=_APIS.get(read.choice("APIM_API", tuple(_APIS), "legacy"), "legacy"),
             apim_v1_base_url=read.url("APIM_V1_BASE_URL") or (base_url and f"{base_url}/v1"),
             apim_api_version=read.matching(
                 "APIM_API_VERSION", r"[0-9A-Za-z.-]+", LATEST_GA_API_VERSION, "like 2024-10-21"
@@ -213,9 +213,9 @@ class _Reader:
 
     def apis(self, name: str) -> dict[str, Api]:
         pairs = self.pairs(name, "model=v1")
-        if any(api.lower() not in _API_NAMES for _, api in pairs):
-            self.problems.append(f"{name} must give each model one of {', '.join(_API_NAMES)}")
-        return {model: _API_NAMES.get(api.lower(), "legacy") for model, api in pairs}
+        if any(api.lower() not in _APIS for _, api in pairs):
+            self.problems.append(f"{name} must give each model one of {', '.join(_APIS)}")
+        return {model: _APIS.get(api.lower(), "legacy") for model, api in pairs}
 
     def names(self, name: str) -> tuple[str, ...]:
         """`a,b,c`, each once."""

@@ -20,8 +20,10 @@ from shim.apim_errors import Asked
 from shim.caller import Caller
 from shim.errors import UpstreamUnreachable
 from shim.rewrite import UpstreamRequest
+from shim.transport import AiohttpTransport
 from shim.upstream import Upstream
 from tests.conftest import KEY, StartHost
+from tests.test_body import JSON, opened
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
 ASKED = Asked("POST", "/files", None, None)
@@ -200,35 +202,56 @@ async def test_a_missing_operation_says_that_the_apim_api_lacks_it(openai: Async
     assert raised.value.code == "apim_operation_missing"
 
 
-async def test_a_missing_deployment_is_named_with_the_mapping_that_led_to_it(
-    start_host: StartHost, http: aiohttp.ClientSession
-) -> None:
-    ask = Ask(await start_host(MODEL_DEPLOYMENTS="gpt-4o=none-such", MODELS="listed"), http)
-    status, headers, body = await ask()
+@pytest.fixture(scope="session")
+async def configured(start_host: StartHost, http: aiohttp.ClientSession) -> Ask:
+    """Through a shim that knows models and maps one to a deployment that is not there."""
+    return Ask(await start_host(MODEL_DEPLOYMENTS="gpt-4o=none-such", MODELS="listed, vendor/m,listed"), http)
+
+
+async def test_a_missing_deployment_is_named_with_the_mapping_that_led_to_it(configured: Ask) -> None:
+    status, headers, body = await configured()
     error = json.loads(body)["error"]
     assert (status, error["code"]) == (404, "DeploymentNotFound")
     assert error["message"].startswith("The API deployment for this resource does not exist.")
     assert '"none-such", to which the setting MODEL_DEPLOYMENTS' in error["message"]
     assert '"gpt-4o"' in error["message"]
     assert headers["content-length"] == str(len(body))
-    _, _, body = await ask(call="POST /openai/deployments/gone/chat/completions?api-version=2024-10-21")
+    _, _, body = await configured(
+        call="POST /openai/deployments/gone/chat/completions?api-version=2024-10-21"
+    )
     assert '"gone", which the call itself names' in json.loads(body)["error"]["message"]
-    # And what it lists where the APIM API cannot.
-    for call in ("GET /v1/models", "GET /openai/models?api-version=2024-10-21"):
-        status, _, body = await ask({"fault": "apim_not_found"}, call)
+
+
+async def test_models_come_from_the_settings_where_the_apim_api_has_none(configured: Ask) -> None:
+    for call in ("GET /v1/models", "GET /v1/models/", "GET /openai/models?api-version=2024-10-21"):
+        status, _, body = await configured({"fault": "apim_not_found"}, call)
         listed = json.loads(body)
         assert (status, listed["object"]) == (200, "list")
-        assert [model["id"] for model in listed["data"]] == ["listed", "gpt-4o"]
-    status, _, body = await ask(call="GET /v1/models/listed")
-    assert (status, json.loads(body)["object"]) == (200, "model")
-    status, _, body = await ask(call="GET /v1/models/unlisted")
-    assert (status, json.loads(body)["error"]["code"]) == (404, "DeploymentNotFound")
-    status, _, body = await ask({"fault": "apim_key_invalid"}, "GET /v1/models")
-    assert status == 401
-    async with AsyncOpenAI(base_url=f"{ask.host.url}/v1", api_key=KEY) as client:
-        missing = {"x-standin": '{"fault": "apim_not_found"}'}
-        assert [model.id async for model in client.models.list(extra_headers=missing)] == ["listed", "gpt-4o"]
+        assert [model["id"] for model in listed["data"]] == ["listed", "vendor/m", "gpt-4o"]
+    for call in ("GET /v1/models/vendor%2Fm", "GET /v1/models/vendor/m"):
+        status, _, body = await configured(call=call)
+        assert (status, json.loads(body)["object"], json.loads(body)["id"]) == (200, "model", "vendor/m")
+    missing = {"x-standin": '{"fault": "apim_not_found"}'}
+    async with AsyncOpenAI(base_url=f"{configured.host.url}/v1", api_key=KEY) as client:
+        listed = [model.id async for model in client.models.list(extra_headers=missing)]
+        assert listed == ["listed", "vendor/m", "gpt-4o"]
         assert (await client.models.retrieve("gpt-4o", extra_headers=missing)).id == "gpt-4o"
+
+
+@pytest.mark.parametrize(
+    ("script", "call", "status"),
+    [
+        (None, "GET /v1/models/unlisted", 404),
+        ({"fault": "apim_key_invalid"}, "GET /v1/models", 401),
+        ({"fault": "apim_rate_limit"}, "GET /v1/models", 429),
+        ({"fault": "apim_not_found"}, "GET /v1/files/listed", 404),
+        ({"fault": "apim_not_found"}, "DELETE /v1/models/listed", 404),
+    ],
+)
+async def test_what_is_no_missing_list_of_models_stays_a_refusal(
+    script: object, call: str, status: int, configured: Ask
+) -> None:
+    assert (await configured(script, call))[0] == status
 
 
 async def test_a_missing_deployment_without_a_mapping_says_so(ask: Ask) -> None:
@@ -403,11 +426,8 @@ class Flaky(httpx.AsyncBaseTransport):
 
 
 async def _send(transport: Flaky) -> int:
-    async def receive() -> Message:
-        return await asyncio.Future[Message]()
-
     upstream = Upstream(transport, first_byte_timeout=5)
-    answer = await upstream.send(UpstreamRequest("GET", "http://a", "/", [], None), Caller(receive))
+    answer = await upstream.send(UpstreamRequest("GET", "http://a", "/", [], None), Caller(Patient()))
     return answer.status
 
 
@@ -428,6 +448,36 @@ async def test_a_connection_that_broke_after_something_was_sent_is_not_tried_aga
     with pytest.raises(Exception, match="broke before it answered"):
         await _send(transport)
     assert transport.bodies == []
+
+
+class FirstRefused(AiohttpTransport):
+    """Really sends, but its first connection goes where nobody listens."""
+
+    attempts = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.attempts += 1
+        if self.attempts == 1:
+            request.url = httpx.URL("http://127.0.0.1:1")
+        return await super().handle_async_request(request)
+
+
+async def test_the_second_connection_gets_the_whole_body(standin: Standin) -> None:
+    body = await opened([b"a" * 70_000, b"b"], JSON, "unread")
+    headers = [(b"api-key", KEY.encode()), (b"x-standin", b'{"upload": true}')]
+    request = UpstreamRequest("POST", standin.base_url.removesuffix("/openai"), "/openai/x", headers, body)
+    async with FirstRefused(connect_timeout=5) as transport:
+        answer = await Upstream(transport, first_byte_timeout=5).send(request, Caller(Patient()))
+        content = b"".join([chunk async for chunk in answer])
+        await answer.close()
+        assert (json.loads(content)["length"], transport.attempts) == (70_001, 2)
+
+
+class Patient:
+    """A caller who sends nothing more, and stays."""
+
+    async def __call__(self) -> Message:
+        return await asyncio.Future[Message]()
 
 
 async def test_an_upstream_that_is_not_there_is_a_502_that_may_be_retried(start_host: StartHost) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from devhost.host import Host
 from devhost.standin import Standin
-from tests.conftest import API_VERSION, KEY
+from tests.conftest import API_VERSION, KEY, StartHost
 
 MIB = 1024 * 1024
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 200).decode()
@@ -198,7 +198,15 @@ SCENARIOS: list[Callable[[Any], Awaitable[object]]] = [
     chat, tools, structured_output, vision, embeddings, completions, responses, files_and_batches,
     transcription_with_the_model_last, audio, images, vector_stores, assistants, stored_completions, models,
 ]  # fmt: skip
-CLIENTS = ["OpenAI", "AsyncOpenAI", "AzureOpenAI", "AsyncAzureOpenAI"]
+# The client, and the API behind the shim.
+WAYS = [
+    ("OpenAI", "legacy"),
+    ("AsyncOpenAI", "legacy"),
+    ("AzureOpenAI", "legacy"),
+    ("AsyncAzureOpenAI", "legacy"),
+    ("AsyncOpenAI", "v1"),
+    ("AsyncAzureOpenAI", "v1"),
+]
 
 
 def clients(host: str, v1_url: str) -> dict[str, Any]:
@@ -232,11 +240,13 @@ async def straight(standin: Standin) -> AsyncIterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-async def through(host: Host) -> AsyncIterator[dict[str, Any]]:
-    """Clients of the shim."""
-    made = clients(host.url, f"{host.url}/openai/v1")
+async def through(host: Host, start_host: StartHost) -> AsyncIterator[dict[str, dict[str, Any]]]:
+    """Clients of two shims, by the API behind them."""
+    hosts = {"legacy": host, "v1": await start_host(APIM_API="v1")}
+    made = {api: clients(host.url, f"{host.url}/openai/v1") for api, host in hosts.items()}
     yield made
-    await close(made)
+    for each in made.values():
+        await close(each)
 
 
 def plain(result: object) -> Any:
@@ -258,24 +268,24 @@ def plain(result: object) -> Any:
 
 # Assistants are: the SDK says so on each of their calls.
 @pytest.mark.filterwarnings("ignore:(deprecated|The Assistants API):DeprecationWarning")
-@pytest.mark.parametrize("kind", CLIENTS)
+@pytest.mark.parametrize(("kind", "api"), WAYS)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_through_the_shim_as_to_the_service_itself(
     scenario: Callable[[Any], Awaitable[object]],
     kind: str,
+    api: str,
     straight: dict[str, Any],
-    through: dict[str, Any],
+    through: dict[str, dict[str, Any]],
     standin: Standin,
 ) -> None:
     expected, got = [
         plain(await scenario(Blocking(client) if isinstance(client, OpenAI) else client))
-        for client in (straight[kind], through[kind])
+        for client in (straight[kind], through[api][kind])
     ]
     assert expected
     assert got == expected
-    # Behind the shim stands the legacy API.
     assert standin.latest is not None
-    assert not standin.latest.target.startswith("/openai/v1/")
+    assert standin.latest.target.startswith("/openai/v1/") == (api == "v1")
     if scenario is transcription_with_the_model_last:
         assert standin.latest.body_length > 20 * MIB
         assert b'name="model"' not in standin.latest.body
