@@ -36,7 +36,8 @@ async def main() -> int:
     )
     options = parser.parse_args()
     # The environment wins over local settings, as with Core Tools.
-    environ = {**_local_settings(), **os.environ}
+    # Nobody but this machine's user can ask /readyz, and they want the reasons.
+    environ = {"READYZ_DETAILS": "true", **_local_settings(), **os.environ}
     async with _upstream(environ) as settings:
         environ = {**settings, **environ}
         if options.func == "auto" and (func := shutil.which("func")):
