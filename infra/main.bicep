@@ -150,6 +150,14 @@ var isPrivate = network == 'private'
 var isIntegrated = network != 'public'
 var makesNetwork = isIntegrated && empty(appSubnetId)
 var importsKeys = !empty(apimResourceId)
+// A module's scope is computed even where the module is left out, so that there must be something to compute.
+var apimScope = importsKeys ? split(apimResourceId, '/') : [
+  ''
+  'subscriptions'
+  subscription().subscriptionId
+  'resourceGroups'
+  'rg-${environmentName}'
+]
 
 // Every setting of the shim comes from here. What infra knows wins over what `settings` says.
 var shimSettings = union(settings, {
@@ -229,7 +237,7 @@ module virtualNetwork 'modules/network.bicep' = if (makesNetwork) {
     location: location
     tags: tags
     addressPrefixes: addressPrefixes
-    delegation: plan == 'flex' ? 'Microsoft.App/environments' : 'Microsoft.Web/serverFarms'
+    delegation: (plan == 'flex') ? 'Microsoft.App/environments' : 'Microsoft.Web/serverFarms'
   }
 }
 
@@ -263,9 +271,9 @@ module rbac 'modules/rbac.bicep' = {
 
 module apimReader 'modules/apim-reader.bicep' = if (importsKeys) {
   name: 'apim-reader-${token}'
-  scope: resourceGroup(split(apimResourceId, '/')[2], split(apimResourceId, '/')[4])
+  scope: resourceGroup(apimScope[2], apimScope[4])
   params: {
-    apimName: last(split(apimResourceId, '/'))
+    apimName: last(apimScope)
     appPrincipalId: identity.outputs.principalId
     token: token
   }
@@ -292,7 +300,7 @@ module app 'modules/app.bicep' = {
     insightsName: monitoring.outputs.insightsName
     corsAllowedOrigins: empty(corsAllowedOrigins) ? [] : split(replace(corsAllowedOrigins, ' ', ''), ',')
     corsAllowCredentials: corsAllowCredentials
-    subnetId: !isIntegrated ? '' : (makesNetwork ? virtualNetwork!.outputs.appSubnetId : appSubnetId)
+    subnetId: isIntegrated ? (makesNetwork ? virtualNetwork!.outputs.appSubnetId : appSubnetId) : ''
     settings: shimSettings
   }
   dependsOn: [

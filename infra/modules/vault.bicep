@@ -20,7 +20,7 @@ param allowedAddresses array
 @description('Workspace for the audit log: who read or wrote which secret.')
 param workspaceId string
 
-var publicNetworkAccess = closed && empty(allowedAddresses) ? 'Disabled' : 'Enabled'
+var publicNetworkAccess = (closed && empty(allowedAddresses)) ? 'Disabled' : 'Enabled'
 
 resource vault 'Microsoft.KeyVault/vaults@2025-05-01' = {
   // checkov:skip=CKV_AZURE_109:without a virtual network the app has no address of its own to let in; closed by the parameter network
