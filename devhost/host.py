@@ -6,6 +6,7 @@ Not imitated: authorization levels, TLS, `admin` and `runtime` endpoints, scalin
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Self
@@ -54,9 +55,11 @@ class Host:
         self.url = ""
 
     @classmethod
-    async def start(cls, folder: Path, environ: Mapping[str, str], *, port: int = 0) -> Self:
+    async def start(
+        cls, folder: Path, environ: Mapping[str, str], *, port: int = 0, python: Path = Path(sys.executable)
+    ) -> Self:
         """Starts the worker and listens on 127.0.0.1. Raises WorkerFailed, or OSError if the port is taken."""
-        host = cls(await Worker.start(folder, environ), folder, environ)
+        host = cls(await Worker.start(folder, environ, python=python), folder, environ)
         try:
             await host._listen(port)
         except BaseException:
