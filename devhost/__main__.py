@@ -10,7 +10,7 @@ import secrets
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -22,7 +22,6 @@ from devhost.standin import Standin
 FOLDER = Path(__file__).parent.parent
 _NOT_IMITATED = "authorization levels, TLS, admin endpoints, scaling, triggers other than HTTP"
 
-# The demo key is what callers send; the stand-in knows only the one behind it, so that the demo shows the exchange.
 _DEMO_SETTINGS = {"CORS_ALLOWED_ORIGINS": "http://localhost:*,http://127.0.0.1:*"}
 
 
@@ -37,7 +36,7 @@ async def main() -> int:
     options = parser.parse_args()
     # The environment wins over local settings, as with Core Tools.
     # Nobody but this machine's user can ask /readyz, and they want the reasons.
-    environ = {"READYZ_DETAILS": "true", **_local_settings(), **os.environ}
+    environ = {"READYZ_DETAILS": "true", **local_settings(FOLDER), **os.environ}
     async with _upstream(environ) as settings:
         environ = {**settings, **environ}
         if options.func == "auto" and (func := shutil.which("func")):
@@ -45,9 +44,9 @@ async def main() -> int:
         return await _run_devhost(options.port, environ)
 
 
-def _local_settings() -> dict[str, str]:
+def local_settings(folder: Path) -> dict[str, str]:
     """`Values` of local.settings.json, if there is one."""
-    file = FOLDER / "local.settings.json"
+    file = folder / "local.settings.json"
     if not file.exists():
         return {}
     values: dict[str, str] = json.loads(file.read_text()).get("Values", {})
@@ -60,11 +59,11 @@ async def _upstream(environ: dict[str, str]) -> AsyncIterator[dict[str, str]]:
     if environ.get("APIM_BASE_URL"):
         yield {}
         return
-    key = f"demo-{secrets.token_hex(16)}"
-    standin = await Standin.start(keys=(key,))
+    demo = {"LOCAL_SUBSCRIPTION_KEYS": f"demo={secrets.token_hex(16)}", **environ}
+    standin = await Standin.start(keys=_local_keys(demo))
     print(f"Stand-in for the APIM API: {standin.base_url} (set APIM_BASE_URL to use a real one)")
     try:
-        yield {**_DEMO_SETTINGS, "APIM_BASE_URL": standin.base_url, "LOCAL_SUBSCRIPTION_KEYS": f"demo={key}"}
+        yield {**_DEMO_SETTINGS, **demo, "APIM_BASE_URL": standin.base_url}
     finally:
         await standin.stop()
 
@@ -82,7 +81,7 @@ async def _run_devhost(port: int, environ: dict[str, str]) -> int:
         f"devhost runs the app on azure-functions-runtime, without Core Tools. Not imitated: {_NOT_IMITATED}."
     )
     try:
-        await _greet(port, environ)
+        await _greet(host.url.replace("127.0.0.1", "localhost"), environ)
         await _interrupted()
     finally:
         await host.stop()
@@ -101,7 +100,7 @@ async def _run_func(func: str, port: int, environ: dict[str, str]) -> int:
         env={"FUNCTIONS_WORKER_RUNTIME": "python", **environ, **virtual},
     )
     ended = asyncio.create_task(process.wait())
-    greeting = asyncio.create_task(_greet(port, environ))
+    greeting = asyncio.create_task(_greet(f"http://localhost:{port}", environ))
     interrupted = asyncio.create_task(_interrupted())
     await asyncio.wait([ended, interrupted], return_when=asyncio.FIRST_COMPLETED)
     greeting.cancel()
@@ -110,9 +109,8 @@ async def _run_func(func: str, port: int, environ: dict[str, str]) -> int:
     return await ended
 
 
-async def _greet(port: int, environ: dict[str, str]) -> None:
+async def _greet(url: str, environ: dict[str, str]) -> None:
     """Waits until the app answers, then prints what to paste."""
-    url = f"http://localhost:{port}"
     async with aiohttp.ClientSession() as session:
         while True:
             with contextlib.suppress(aiohttp.ClientConnectionError):
@@ -122,7 +120,7 @@ async def _greet(port: int, environ: dict[str, str]) -> None:
                             print(f"Not ready: {check['name']}: {check['reason']}", file=sys.stderr)
                     break
             await asyncio.sleep(0.2)
-    key = environ.get("LOCAL_SUBSCRIPTION_KEYS", "").partition(",")[0].partition("=")[2].strip()
+    key = next(iter(_local_keys(environ)), "<an APIM subscription key>")
     print(
         f"""
 The shim listens on {url}. Paste this into another shell ({sys.executable} has the `openai` package):
@@ -130,7 +128,7 @@ The shim listens on {url}. Paste this into another shell ({sys.executable} has t
 {Path(sys.executable)} - <<'EOF'
 from openai import OpenAI
 
-client = OpenAI(base_url="{url}/openai/v1", api_key="{key or "<an APIM subscription key>"}")
+client = OpenAI(base_url="{url}/openai/v1", api_key="{key}")
 messages = [{{"role": "user", "content": "Hello!"}}]
 print(client.chat.completions.create(model="gpt-4o", messages=messages).choices[0].message.content)
 for chunk in client.chat.completions.create(model="gpt-4o", messages=messages, stream=True):
@@ -141,6 +139,11 @@ EOF
 Stop with Ctrl+C.""",
         flush=True,
     )
+
+
+def _local_keys(environ: Mapping[str, str]) -> tuple[str, ...]:
+    pairs = environ.get("LOCAL_SUBSCRIPTION_KEYS", "").split(",")
+    return tuple(key.strip() for _, divider, key in (pair.partition("=") for pair in pairs) if divider)
 
 
 async def _interrupted() -> None:

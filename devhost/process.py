@@ -56,7 +56,8 @@ class Worker:
         address = "{}:{}".format(*server.sockets[0].getsockname())
         process = await asyncio.create_subprocess_exec(
             python, "-m", "devhost.worker", address, str(folder),
-            cwd=folder, env={**environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+            cwd=folder, start_new_session=True,  # so that Ctrl+C reaches the host alone, which then stops the worker
+            env={**environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
         )  # fmt: skip
         try:
             async with asyncio.timeout(_START_SECONDS):

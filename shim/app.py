@@ -72,10 +72,6 @@ class Shim:
         kept = headers.for_caller(answer.headers, status=answer.status, request_id=request_id)
         return StreamedResponse(answer, kept, caller, heartbeat=self._settings.sse_heartbeat)
 
-    async def close(self) -> None:
-        await self._upstream.close()
-        await self._keys.close()
-
 
 def _request_id(request: Request) -> bytes:
     given = headers.named(request.headers.raw, b"x-request-id")

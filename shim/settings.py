@@ -73,7 +73,7 @@ class Settings:
         settings = cls(
             apim_base_url=base_url,
             apim_api="v1" if read.choice("APIM_API", ("legacy", "v1"), "legacy") == "v1" else "legacy",
-            apim_v1_base_url=read.url("APIM_V1_BASE_URL", default=base_url and f"{base_url}/v1"),
+            apim_v1_base_url=read.url("APIM_V1_BASE_URL") or (base_url and f"{base_url}/v1"),
             apim_api_version=read.matching(
                 "APIM_API_VERSION", r"[0-9A-Za-z.-]+", LATEST_GA_API_VERSION, "like 2024-10-21"
             ),
@@ -142,8 +142,8 @@ class _Reader:
     def text(self, name: str, default: str = "") -> str:
         return self.environ.get(name, "").strip() or default
 
-    def url(self, name: str, *, default: str = "", required: bool = False, https_only: bool = False) -> str:
-        value = self.text(name, default)
+    def url(self, name: str, *, required: bool = False, https_only: bool = False) -> str:
+        value = self.text(name)
         if not value:
             if required:
                 self.problems.append(

@@ -61,7 +61,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Raises httpx.TransportError and nothing else of the network's."""
+        """Raises httpx.LocalProtocolError for headers that are not UTF-8, which aiohttp could not send as they are.
+
+        Of what the network does, raises httpx.TransportError and nothing else.
+        """
         url = request.url
         target: bytes = request.extensions.get("target", url.raw_path)
         has_body = not isinstance(request.stream, httpx.ByteStream)
@@ -69,7 +72,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             response = await self._open().request(
                 request.method,
                 URL(f"{url.scheme}://{url.netloc.decode('ascii')}{target.decode('ascii')}", encoded=True),
-                headers=CIMultiDict((name.decode(), value.decode()) for name, value in request.headers.raw),
+                headers=_text(request.headers.raw),
                 data=request.stream if has_body else None,
                 allow_redirects=False,
             )
@@ -100,6 +103,13 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 max_field_size=_MAX_HEADER_BYTES,
             )
         return self._session
+
+
+def _text(headers: list[tuple[bytes, bytes]]) -> CIMultiDict[str]:
+    try:
+        return CIMultiDict((name.decode(), value.decode()) for name, value in headers)
+    except UnicodeDecodeError:
+        raise httpx.LocalProtocolError("a header is not UTF-8") from None
 
 
 class _Body(httpx.AsyncByteStream):

@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 
 import httpx
 
 from shim.body import Body
 from shim.caller import Caller
-from shim.errors import Headers, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from shim.errors import Headers, InvalidRequest, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from shim.rewrite import UpstreamRequest
 
 _NO_BODY = httpx.ByteStream(b"")
+# Of the one or two origins that the settings name: parsing takes httpx longer than all else that it does here.
+_url = lru_cache(maxsize=8)(httpx.URL)
 
 
 class UpstreamResponse:
@@ -65,6 +68,8 @@ class Upstream:
     def _translating_errors(self) -> Iterator[None]:
         try:
             yield
+        except httpx.LocalProtocolError as error:
+            raise InvalidRequest(f"The call could not be sent on: {error}.") from error
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise UpstreamUnreachable(
                 "The APIM API could not be reached, and nothing was sent to it. Try again shortly."
@@ -88,7 +93,7 @@ class Upstream:
     def _prepare(self, request: UpstreamRequest, clock: asyncio.Timeout) -> httpx.Request:
         return httpx.Request(
             request.method,
-            request.origin,
+            _url(request.origin),
             headers=request.headers,
             stream=_Upload(request.body, clock, self._first_byte_timeout) if request.body else _NO_BODY,
             extensions={"target": request.path_and_query.encode("ascii")},
@@ -101,9 +106,6 @@ class Upstream:
             # The model may well have run: SDKs that repeat the call on a 504 would have it run, and billed, again.
             headers=[(b"x-should-retry", b"false")],
         )
-
-    async def close(self) -> None:
-        await self._transport.aclose()
 
 
 class _Upload(httpx.AsyncByteStream):

@@ -12,6 +12,7 @@ from openai import (
     AuthenticationError,
     AzureOpenAI,
     BadRequestError,
+    InternalServerError,
     NotFoundError,
     OpenAI,
     RateLimitError,
@@ -20,7 +21,7 @@ from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolPara
 
 from devhost.host import Host
 from devhost.standin import Standin
-from tests.conftest import API_VERSION, KEY
+from tests.conftest import API_VERSION, KEY, StartHost
 
 type Client = AsyncOpenAI | AsyncAzureOpenAI
 
@@ -142,6 +143,40 @@ async def test_a_rate_limit_raises_rate_limit_error_with_its_wait(client: Client
             model="gpt-4o", messages=HELLO, extra_headers={"x-standin": '{"fault": "aoai_429"}'}
         )
     assert "retry after" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "code"),
+    [
+        ({"hang": True}, 504, "upstream_timeout"),
+        ({"status": 503, "body": {"error": {"message": "busy"}}}, 503, None),
+    ],
+    ids=["a timeout of the shim", "an error of upstream"],
+)
+async def test_server_errors_raise_internal_server_error(
+    start_host: StartHost, script: dict[str, object], status: int, code: str | None
+) -> None:
+    host = await start_host(UPSTREAM_FIRST_BYTE_TIMEOUT="0.3")
+    async with AsyncOpenAI(base_url=f"{host.url}/v1", api_key=KEY, max_retries=0) as client:
+        with pytest.raises(InternalServerError) as raised:
+            await client.models.list(extra_headers={"x-standin": json.dumps(script)})
+    assert (raised.value.status_code, raised.value.code) == (status, code)
+    assert raised.value.message
+
+
+async def test_a_timeout_is_not_repeated_by_the_sdk(start_host: StartHost, standin: Standin) -> None:
+    """Each repetition would be run, and billed, again."""
+    host = await start_host(UPSTREAM_FIRST_BYTE_TIMEOUT="0.3")
+    seen = len(
+        [received for received in standin.received.values() if received.target.startswith("/openai/models")]
+    )
+    async with AsyncOpenAI(base_url=f"{host.url}/v1", api_key=KEY, max_retries=2) as client:
+        with pytest.raises(InternalServerError):
+            await client.models.list(extra_headers={"x-standin": '{"hang": true}'})
+    calls = [
+        received for received in standin.received.values() if received.target.startswith("/openai/models")
+    ]
+    assert len(calls) == seen + 1
 
 
 async def test_request_ids_lead_from_the_client_to_upstream(openai: AsyncOpenAI, standin: Standin) -> None:

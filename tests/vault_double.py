@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import trustme
@@ -75,6 +75,9 @@ class Credential:
 
     async def close(self) -> None:
         self.closed = True
+
+    async def __aenter__(self) -> Self:
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
@@ -143,6 +146,7 @@ class VaultDouble:
         self.host = f"shim-test-{next(_numbers)}.vault.azure.net"
         self.url = f"https://{self.host}"
         self.calls: Counter[str] = Counter()
+        self.hosts: set[str] = set()
         self.read: list[str] = []
         self.fault: Fault | None = None
         self.page_size = 25
@@ -198,6 +202,7 @@ class VaultDouble:
             self._runner = None
 
     async def _answer(self, request: web.Request) -> web.Response:
+        self.hosts.add(request.host)
         if request.headers.get("Authorization") != f"Bearer {self._credential.token}":
             self.calls["challenge"] += 1
             return _challenge()
@@ -211,7 +216,7 @@ class VaultDouble:
             return self._page(request, items)
         if kind == "versions":
             # In the order of the versions' names, which is no order in time.
-            versions = sorted(self._secrets.get(parts[1], []), key=lambda version: version.name[::-1])
+            versions = sorted(self._secrets.get(parts[1], []), key=lambda version: version.name, reverse=True)
             return self._page(
                 request, [self._item(f"{parts[1]}/{version.name}", version) for version in versions]
             )
@@ -299,6 +304,11 @@ def failing(status: int) -> Fault:
         return web.Response(status=status, text=text, content_type="application/json")
 
     return fault
+
+
+async def redirecting(request: web.Request) -> web.Response:
+    """Sends the client to another vault."""
+    return web.Response(status=307, headers={"Location": f"https://elsewhere.vault.azure.net{request.path}"})
 
 
 async def unauthorized(_: web.Request) -> web.Response:

@@ -125,9 +125,9 @@ class ScanKeyStore:
         raise KeyStoreUnavailable(UNAVAILABLE, retry_after=self._outage.pause or 1)
 
     async def check(self) -> None:
-        """As KeyStore.check: lists one secret, and reads one that does not exist."""
+        """As KeyStore.check: lists secrets, and reads one that does not exist."""
         try:
-            async for _ in self._secrets.list(page_size=1):
+            async for _ in self._secrets.list():
                 break
         except VaultError as failure:
             raise KeyStoreUnavailable(failure.reason, retry_after=failure.retry_after) from None
@@ -226,7 +226,8 @@ class ScanKeyStore:
         if read.created + self._grace > self._now():
             await self._read_previous(name, read)
         else:
-            read = replace(read, previous=[], rotating=False)
+            latest = {read.version: read.versions[read.version]}
+            read = replace(read, versions=latest, previous=[], rotating=False)
         self._read[name] = read
         # Found before the scan is complete: a first scan may take longer than a caller waits.
         for subscription in read.subscriptions():

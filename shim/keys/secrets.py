@@ -17,6 +17,7 @@ from shim.keys.diagnosis import place_of
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncSupportsTokenInfo
     from azure.core.exceptions import HttpResponseError
+    from azure.core.pipeline import PipelineRequest
     from azure.core.pipeline.transport import AsyncHttpTransport
     from azure.keyvault.secrets import KeyVaultSecret, SecretProperties
     from azure.keyvault.secrets.aio import SecretClient
@@ -41,6 +42,9 @@ ROLE = "Key Vault Secrets User"
 
 UNAVAILABLE = "The API key could not be checked just now, because the key store did not answer. Try again."
 
+# Spans would carry the URL, or an error that quotes the secret's name, and with it the whole digest.
+_NO_SPAN = {"enabled": False}
+
 
 class VaultError(Exception):
     """The vault gave no answer.
@@ -57,7 +61,7 @@ class VaultError(Exception):
 class VaultSecrets:
     """Reads secrets within a bounded time; the SDK is imported and the client opened by the first call.
 
-    `credential` and `transport` are the SDK's own seams. `budget` is in seconds.
+    `credential` and `transport` are the SDK's own seams, closed together with this. `budget` is in seconds.
     """
 
     def __init__(
@@ -74,11 +78,10 @@ class VaultSecrets:
         self.url = url
         self._in_azure = in_azure
         self._client_id = client_id
-        self._given_credential = credential
         self._transport = transport
         self._budget = budget
         self._clock = clock
-        self._credential: SharedCredential | None = None
+        self._credential = SharedCredential(credential) if credential is not None else None
         self._opening: asyncio.Task[SecretClient] | None = None
         self._logged: dict[str, float] = {}
 
@@ -102,10 +105,10 @@ class VaultSecrets:
 
         return await self._call(ask)
 
-    async def list(self, *, page_size: int | None = None) -> AsyncIterator[SecretProperties]:
+    async def list(self) -> AsyncIterator[SecretProperties]:
         """Every secret's name and attributes, page by page, without values. Raises VaultError."""
         client = await self._call(_itself)
-        items = client.list_properties_of_secrets(max_page_size=page_size, **_call_options())
+        items = client.list_properties_of_secrets(**_call_options())
         async for item in self._paged(items.by_page()):
             yield item
 
@@ -131,6 +134,8 @@ class VaultSecrets:
             opened = (await asyncio.gather(opening, return_exceptions=True))[0]
             if not isinstance(opened, BaseException):
                 await opened.close()
+        elif self._transport is not None:
+            await self._transport.close()
         if self._credential is not None:
             await self._credential.close()
 
@@ -182,9 +187,10 @@ class VaultSecrets:
     def _build(self) -> SecretClient:
         from azure.keyvault.secrets.aio import SecretClient
 
-        self._credential = SharedCredential(
-            self._given_credential or open_credential(in_azure=self._in_azure, client_id=self._client_id)
-        )
+        if self._credential is None:
+            self._credential = SharedCredential(
+                open_credential(in_azure=self._in_azure, client_id=self._client_id)
+            )
         options: dict[str, Any] = {} if self._transport is None else {"transport": self._transport}
         return SecretClient(
             self.url,
@@ -199,6 +205,7 @@ class VaultSecrets:
             # disabled cannot be turned on by a log level.
             logger=_silent_logger(),
             logging_enable=False,
+            raw_request_hook=_suppress_span,
             **options,
         )
 
@@ -261,12 +268,17 @@ def _call_options() -> dict[str, Any]:
     from azure.core.exceptions import HttpResponseError
 
     return {
-        # Spans would carry the URL, and with it the whole digest.
-        "tracing_options": {"enabled": False},
+        # For the span around the call, which would record an error with its message.
+        "tracing_options": _NO_SPAN,
         # Else the SDK logs the body of an answer that it cannot read, and a 401 of the vault looks like a
         # failure of the credential.
         "error_map": dict.fromkeys(range(300, 600), HttpResponseError),
     }
+
+
+def _suppress_span(request: PipelineRequest[Any]) -> None:
+    # The policy that makes spans takes its option away, and after a challenge the request passes it again.
+    request.context.options["tracing_options"] = _NO_SPAN
 
 
 def _silent_logger() -> logging.Logger:

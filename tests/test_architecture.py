@@ -1,0 +1,104 @@
+"""Imports point one way, and each outside library has its one place."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# A module may import from its own layer and from those before it.
+LAYERS = [
+    {"origins", "errors"},
+    {"settings", "headers"},
+    {"keys", "cors", "caller", "transport"},
+    {"body"},
+    {"auth", "routes"},
+    {"rewrite"},
+    {"upstream"},
+    {"streaming"},
+    {"app", "health"},
+    {"service", "functions_http"},
+    {"function_app", "__main__"},
+]
+LEVELS = {name: level for level, layer in enumerate(LAYERS) for name in layer}
+
+# Which modules may import a library.
+PLACES = {
+    "azure.functions": {"function_app"},
+    "azurefunctions": {"functions_http"},
+    "azure_functions_runtime": {"functions_http"},
+    "azure.identity": {"keys"},
+    "azure.keyvault": {"keys"},
+    "httpx": {"upstream", "transport"},
+    "aiohttp": {"transport", "keys"},
+    "uvicorn": {"functions_http"},
+    "multipart": {"body"},
+}
+FILES = sorted([ROOT / "function_app.py", *(ROOT / "shim").rglob("*.py")])
+PURE = {"cors", "routes", "rewrite", "headers", "origins"}
+INPUT_OUTPUT = {
+    "asyncio",
+    "socket",
+    "aiohttp",
+    "httpx",
+    "os",
+    "pathlib",
+    "tempfile",
+    "open",
+    "time",
+    "logging",
+}
+
+
+def module_of(parts: tuple[str, ...]) -> str:
+    """The first name below `shim`."""
+    return parts[1] if parts[0] == "shim" and len(parts) > 1 else parts[0]
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+CASES = [
+    pytest.param(
+        module_of(file.relative_to(ROOT).with_suffix("").parts), file, id=str(file.relative_to(ROOT))
+    )
+    for file in FILES
+    if file.name != "__init__.py" or file.parent.name == "keys"
+]
+
+
+@pytest.mark.parametrize(("module", "file"), CASES)
+def test_imports_point_one_way(module: str, file: Path) -> None:
+    for name in imports(ast.parse(file.read_text())):
+        if name.startswith("shim."):
+            imported = module_of(tuple(name.split(".")))
+            if imported in LEVELS and imported != module:
+                assert LEVELS[imported] <= LEVELS[module], f"{module} must not import {name}"
+
+
+@pytest.mark.parametrize(("module", "file"), CASES)
+def test_each_library_has_its_place(module: str, file: Path) -> None:
+    for name in imports(ast.parse(file.read_text())):
+        for library, places in PLACES.items():
+            if f"{name}.".startswith(f"{library}."):
+                assert module in places, f"{module} must not import {name}"
+
+
+@pytest.mark.parametrize(("module", "file"), [case for case in CASES if case.values[0] in PURE])
+def test_rules_do_no_input_or_output(module: str, file: Path) -> None:
+    used = {name.split(".")[0] for name in imports(ast.parse(file.read_text()))}
+    assert used & INPUT_OUTPUT == set()
+
+
+def test_nothing_deployed_imports_what_is_not() -> None:
+    for file in FILES:
+        for name in imports(ast.parse(file.read_text())):
+            assert name.split(".")[0] not in {"devhost", "tests", "bench"}

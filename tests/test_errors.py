@@ -1,0 +1,54 @@
+"""The exception tree and OpenAI's error JSON."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from shim import errors
+from shim.errors import CallerGone, ShimError
+
+
+def below(of: type[ShimError] = ShimError) -> Iterator[type[ShimError]]:
+    for error in of.__subclasses__():
+        yield error
+        yield from below(error)
+
+
+TREE = list(below())
+# Those that stand for several have no code of their own.
+KINDS = [kind for kind in TREE if hasattr(kind, "code")]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_refusal_is_openai_shaped(kind: type[ShimError]) -> None:
+    error = kind() if kind is CallerGone else kind("What to do next.")
+    status, headers, content = errors.render(error)
+    assert set(json.loads(content)["error"]) == {"message", "type", "param", "code"}
+    assert json.loads(content)["error"]["message"] == error.message
+    assert dict(headers)[b"content-length"] == b"%d" % len(content)
+    assert dict(headers)[b"x-shim-error-source"] == b"shim"
+    assert 400 <= status < 600
+
+
+def test_codes_are_stable_names_and_each_means_one_thing() -> None:
+    codes = [kind.code for kind in KINDS]
+    assert all(re.fullmatch("[a-z_]+", code) for code in codes)
+    leaves = [kind for kind in KINDS if not kind.__subclasses__()]
+    assert len({kind.code for kind in leaves}) == len(leaves)
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    assert errors.__doc__ is not None
+    drawn = re.findall(r"[├└]── (\w+) *(\d+)?", errors.__doc__)
+    statuses = dict(drawn)
+    assert set(statuses) == {kind.__name__ for kind in TREE}
+    for kind in TREE:
+        if statuses[kind.__name__]:
+            assert statuses[kind.__name__] == str(kind.status), kind
+
+
+def test_messages_survive_any_text() -> None:
+    content = errors.body('a "quoted" \u00e9 \U0001f600 text', "t", None)
+    assert json.loads(content)["error"]["message"].startswith('a "quoted" \u00e9')

@@ -1,0 +1,128 @@
+"""`make start`, as a newcomer meets it."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+
+from devhost.__main__ import local_settings
+from devhost.standin import Standin
+from tests.conftest import KEY, ROOT
+
+
+@asynccontextmanager
+async def started(**environ: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """The process, and what it has printed up to the point where it says how to stop it."""
+    bare = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "devhost", "--port", "0", "--func", "never",
+        cwd=ROOT, env={**bare, **environ},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        printed = await asyncio.wait_for(process.stdout.readuntil(b"Stop with Ctrl+C."), 60)
+        yield process, printed.decode()
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+            await asyncio.wait_for(process.communicate(), 20)
+
+
+async def test_it_prints_a_snippet_that_works_and_ends_with_ctrl_c() -> None:
+    async with started() as (process, printed):
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        snippet = re.search(r"<<'EOF'\n(.*)\nEOF\n", printed, re.DOTALL)
+        assert snippet is not None, printed
+        pasted = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", snippet[1], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        output, complaint = await asyncio.wait_for(pasted.communicate(), 60)
+        assert complaint == b""
+        assert output == b"You said: Hello!\nYou said: Hello!\n"
+        process.send_signal(signal.SIGINT)
+        rest, _ = await asyncio.wait_for(process.communicate(), 20)
+        assert b"Traceback" not in rest
+        assert process.returncode == 0
+        assert psutil.wait_procs(children, timeout=5)[1] == []
+
+
+async def test_an_upstream_that_is_named_takes_the_stand_ins_place(standin: Standin) -> None:
+    settings = {"APIM_BASE_URL": standin.base_url, "LOCAL_SUBSCRIPTION_KEYS": f"me={KEY}"}
+    async with started(**settings) as (_, printed):
+        assert "Stand-in" not in printed
+        assert KEY in printed
+        url = re.search(r'base_url="(.*?)"', printed)
+        assert url is not None
+        async with aiohttp.ClientSession() as session:
+            headers = {"authorization": f"Bearer {KEY}", "x-request-id": "through-make-start"}
+            async with session.get(f"{url[1]}/models", headers=headers) as response:
+                assert response.status == 200
+    assert standin.received["through-make-start"].header("api-key") == KEY
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "devhost", "--func", "never",
+            cwd=ROOT, env={**os.environ, "PORT": str(port)},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, complaint = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1
+    assert f"Port {port} is taken".encode() in complaint
+
+
+async def test_missing_settings_are_listed() -> None:
+    async with started(APIM_BASE_URL="https://contoso.azure-api.net/openai") as (_, printed):
+        assert "Not ready: settings: KEY_VAULT_URL is missing" in printed
+
+
+def test_local_settings_are_read_where_they_are(tmp_path: Path) -> None:
+    assert local_settings(tmp_path) == {}
+    (tmp_path / "local.settings.json").write_text(json.dumps({"Values": {"PORT": "1"}}))
+    assert local_settings(tmp_path) == {"PORT": "1"}
+
+
+@pytest.mark.parametrize("without", ["any Python", "a Python 3.13"])
+async def test_without_python_3_13_the_message_says_what_to_do(without: str, tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sh", "which", "dirname"):
+        (tools / name).symlink_to(Path("/usr/bin") / name if name != "sh" else "/bin/sh")
+    if without == "a Python 3.13":
+        old = tools / "python3"
+        old.write_text("#!/bin/sh\nexit 1\n")
+        old.chmod(0o755)
+    process = await asyncio.create_subprocess_exec(
+        ROOT / "scripts" / "find-python", env={"PATH": str(tools), "HOME": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, complaint = await process.communicate()
+    assert (process.returncode, output) == (1, b"")
+    assert b"Python 3.13 is needed" in complaint
+    assert b"uv python install 3.13" in complaint
+
+
+async def test_a_python_3_13_is_found_among_pyenvs_versions(tmp_path: Path) -> None:
+    place = tmp_path / "versions" / "3.13.9" / "bin"
+    place.mkdir(parents=True)
+    (place / "python").symlink_to(sys.executable)
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh", ROOT / "scripts" / "find-python", env={"PATH": "/nowhere", "PYENV_ROOT": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert output.decode().strip() == str(place / "python")

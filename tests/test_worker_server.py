@@ -1,0 +1,145 @@
+"""The worker's own server: every request ends its invocation, whatever it is."""
+
+import asyncio
+import json
+
+import pytest
+from azure_functions_runtime.http_v2 import HttpCoordinator
+
+from devhost.host import Host
+from shim.functions_http import Invocations
+from tests.conftest import KEY
+from tests.wire import Answer, connect, exchange, function, invoke, request
+
+
+def error_of(answer: Answer) -> dict[str, str]:
+    error: dict[str, str] = json.loads(answer.body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/", "/openai-v1/models", "/v1x"])
+async def test_a_path_of_no_api_is_answered_and_ends(host: Host, path: str) -> None:
+    answer, failure = await invoke(host.worker, request("GET", path, key=KEY))
+    assert (answer.status, error_of(answer)["code"], failure) == (404, "not_found", None)
+
+
+UNPARSABLE = {
+    "an unknown method": b"BREW /v1/models HTTP/1.1\r\nx-ms-invocation-id: {id}\r\n\r\n",
+    "a garbage request line": b"\x16\x03\x01garbage\r\nx-ms-invocation-id: {id}\r\n\r\n",
+    "a version that is none": b"GET /v1/models HTTP/7.3\r\nX-MS-Invocation-Id: {id}\r\n\r\n",
+    "a header without a colon": b"GET /v1/models HTTP/1.1\r\nx-ms-invocation-id: {id}\r\nnonsense\r\n\r\n",
+    "a space before the colon": b"GET /v1/models HTTP/1.1\r\nx-ms-invocation-id: {id}\r\nhost : a\r\n\r\n",
+    "two content-lengths": (
+        b"POST /v1/files HTTP/1.1\r\nx-ms-invocation-id: {id}\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"
+    ),
+    "length and chunks": (
+        b"POST /v1/files HTTP/1.1\r\nx-ms-invocation-id: {id}\r\ncontent-length: 1\r\n"
+        b"transfer-encoding: chunked\r\n\r\n"
+    ),
+    "bytes that are not ASCII": b"GET /v1/m\xf6dels HTTP/1.1\r\nx-ms-invocation-id: {id}\r\n\r\n",
+    "an absolute-form target": b"GET http://evil.example/v1/models HTTP/1.1\r\nx-ms-invocation-id: {id}\r\n\r\n",
+    "an authority-form target": b"CONNECT evil.example:443 HTTP/1.1\r\nx-ms-invocation-id: {id}\r\n\r\n",
+    "an asterisk-form target": b"OPTIONS * HTTP/1.1\r\nx-ms-invocation-id: {id}\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("raw", UNPARSABLE.values(), ids=UNPARSABLE.keys())
+async def test_what_is_not_http_is_refused_and_ends_its_invocation(host: Host, raw: bytes) -> None:
+    answer, failure = await invoke(host.worker, raw)
+    assert answer.status == 400
+    assert error_of(answer)["code"] == "invalid_request"
+    assert answer.named("x-shim-error-source") == ["shim"]
+    assert failure is not None
+    assert "No http request found" in failure
+
+
+async def test_a_body_that_breaks_its_framing_ends_its_invocation(host: Host) -> None:
+    invocation_id, ended = host.worker.invoke(function(host.worker), {})
+    async with connect(host.worker.http_uri) as wire:
+        head = request("POST", "/v1/files", "transfer-encoding: chunked", key=KEY)
+        await wire.send(head.replace(b"{id}", invocation_id.encode()) + b"3\r\nabc\r\nnot-a-size\r\n")
+        assert await wire.reader.read() == b""
+    assert await asyncio.wait_for(ended, 10) is None
+
+
+async def test_a_call_past_the_host_is_refused(host: Host) -> None:
+    answer = await exchange(host.worker.http_uri, b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert (answer.status, error_of(answer)["code"]) == (400, "invalid_request")
+
+
+async def test_connections_stay_open_and_the_server_adds_no_headers(host: Host) -> None:
+    async with connect(host.worker.http_uri) as wire:
+        for _ in range(3):
+            invocation_id, ended = host.worker.invoke(function(host.worker, "healthz"), {})
+            await wire.send(request("GET", "/healthz").replace(b"{id}", invocation_id.encode()))
+            answer = await wire.answer()
+            assert (answer.status, json.loads(answer.body)) == (200, {"status": "alive"})
+            assert not {"date", "server", "connection"} & {name for name, _ in answer.headers}
+            assert await ended is None
+
+
+async def test_nothing_is_left_under_way(host: Host) -> None:
+    """Last on purpose: after all of the above."""
+    for _ in range(100):
+        if not host.worker.under_way:
+            break
+        await asyncio.sleep(0.01)
+    assert host.worker.under_way == frozenset()
+
+
+class TestSweep:
+    """Legs that never meet, on the runtime's own coordinator."""
+
+    @pytest.fixture
+    def coordinator(self) -> HttpCoordinator:
+        """One of the test's own: the class makes but one, and keeps it."""
+
+        class Coordinator(HttpCoordinator):
+            pass
+
+        return Coordinator()  # type: ignore[no-untyped-call]
+
+    @pytest.fixture
+    def invocations(self, coordinator: HttpCoordinator) -> Invocations:
+        return Invocations(coordinator)
+
+    async def test_an_invocation_whose_request_never_comes_is_ended(
+        self, coordinator: HttpCoordinator, invocations: Invocations
+    ) -> None:
+        waiting = asyncio.create_task(coordinator.get_http_request_async("lone"))
+        await asyncio.sleep(0)
+        invocations.sweep()
+        assert not waiting.done()
+        invocations.sweep()
+        with pytest.raises(ValueError, match="No http request found"):
+            await waiting
+        # The runtime reports the failure to the coordinator, where nobody fetches it.
+        coordinator.set_http_response("lone", ValueError())
+        invocations.sweep()
+        invocations.sweep()
+        assert coordinator._context_references == {}
+
+    async def test_a_request_whose_invocation_never_comes_is_ended(
+        self, coordinator: HttpCoordinator, invocations: Invocations
+    ) -> None:
+        coordinator.set_http_request("lone", object())
+        waiting = asyncio.create_task(coordinator.await_http_response_async("lone"))
+        await asyncio.sleep(0)
+        invocations.sweep()
+        invocations.sweep()
+        assert "announced no invocation" in str(await waiting)
+
+    async def test_a_request_that_is_being_answered_is_left_alone(
+        self, coordinator: HttpCoordinator, invocations: Invocations
+    ) -> None:
+        coordinator.set_http_request("met", object())
+        await coordinator.get_http_request_async("met")
+        for _ in range(3):
+            invocations.sweep()
+        assert list(coordinator._context_references) == ["met"]
+
+    async def test_a_runtime_without_a_coordinator_is_left_alone(self) -> None:
+        invocations = Invocations(object())
+        invocations.sweep()
+        invocations.release("any")
