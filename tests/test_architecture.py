@@ -20,6 +20,7 @@ LAYERS = [
     {"streaming"},
     {"app", "health"},
     {"service", "functions_http"},
+    {"doctor"},
     {"function_app", "__main__"},
 ]
 LEVELS = {name: level for level, layer in enumerate(LAYERS) for name in layer}
@@ -32,7 +33,7 @@ PLACES = {
     "azure.identity": {"keys"},
     "azure.keyvault": {"keys"},
     "httpx": {"upstream", "transport"},
-    "aiohttp": {"transport", "keys"},
+    "aiohttp": {"transport", "keys", "doctor"},
     "uvicorn": {"functions_http"},
     "multipart": {"body"},
 }
