@@ -176,6 +176,13 @@ def test_azd_gives_every_parameter_that_has_no_default_and_none_that_is_not_ther
     assert needed <= given <= set(MAIN.parameters)
 
 
+def test_every_choice_that_azd_hands_on_is_in_the_readme() -> None:
+    names = set(re.findall(r"\$\{(\w+)", (INFRA / "main.parameters.json").read_text()))
+    readme = (ROOT / "README.md").read_text()
+    given_by_azd = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "AZURE_PRINCIPAL_TYPE"}
+    assert {name for name in names - given_by_azd if f"`{name}`" not in readme} == set()
+
+
 def test_azd_finds_the_app_by_its_tag_and_runs_hooks_that_are_there() -> None:
     manifest = yaml.safe_load((ROOT / "azure.yaml").read_text())
     (resource,) = APP.of_type("Microsoft.Web/sites")

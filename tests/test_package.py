@@ -1,6 +1,7 @@
 """What is published is what runs, and all of it."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -86,6 +87,45 @@ from runpy import run_path
 module = run_path("scripts/package")
 print(*(file.relative_to(module["ROOT"]).as_posix() for file in module["published"]()), sep="\\n")
 """
+
+
+def core_tools_ignore(path: str, *, boundary: str) -> bool:
+    """Whether Core Tools leave a path out: they turn each line into a regular expression for a path's beginning.
+
+    https://github.com/Azure/azure-functions-core-tools/blob/main/src/Cli/func/Common/GitIgnoreParser.cs
+    """
+    lines = [line.strip().removeprefix("/") for line in (ROOT / ".funcignore").read_text().splitlines()]
+    assert not [line for line in lines if line.startswith("!")]
+    patterns = [
+        re.escape(line).replace(r"\*\*", "(.+)").replace(r"\*", "([^/]+)")
+        for line in lines
+        if line and not line.startswith("#")
+    ]
+    return re.match(f"(({')|('.join(patterns)})){boundary}", path, re.ASCII) is not None
+
+
+# Core Tools ask for the end of a word after the pattern, and used not to.
+@pytest.mark.parametrize("boundary", [r"\b", ""], ids=["new", "old"])
+def test_core_tools_read_funcignore_as_git_would(unzipped: Path, boundary: str) -> None:
+    skipped = {".git", ".venv", ".venvs", "node_modules"}
+    here = []
+    for folder, folders, names in ROOT.walk():
+        folders[:] = [name for name in folders if name not in skipped]
+        here += [(folder / name).relative_to(ROOT).as_posix() for name in names]
+    here += [
+        ".git/HEAD",
+        ".venv/bin/python",
+        "node_modules/a/b.js",
+        "shim/keys/__pycache__/a.pyc",
+        "shim/.DS_Store",
+    ]
+    always = ("local.settings.json", ".git/", ".vscode/")
+    left = {
+        path
+        for path in here
+        if not path.startswith(always) and not core_tools_ignore(path, boundary=boundary)
+    }
+    assert left == {file.relative_to(unzipped).as_posix() for file in unzipped.rglob("*") if file.is_file()}
 
 
 def test_the_same_files_make_the_same_package(tmp_path: Path) -> None:
