@@ -60,7 +60,7 @@ async def cors(patient: Patient, client: Client) -> AsyncIterator[Finding]:
 
 
 def _own_answer(patient: Patient, asked: Mapping[str, str]) -> tuple[int, Mapping[str, str]]:
-    status, headers, _ = Cors(patient.settings).preflight("OPTIONS", asked) or (0, [], b"")
+    status, headers, _ = Cors.of(patient.settings).preflight("OPTIONS", asked) or (0, [], b"")
     return status, {name.decode().title(): value.decode() for name, value in headers}
 
 
