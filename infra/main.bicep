@@ -84,8 +84,8 @@ param plan string = 'flex'
 ])
 param instanceMemoryMB int = 2048
 
-@description('Most instances at a time.')
-@minValue(1)
+@description('Most instances at a time. Flex takes no number below 40; premium has 20 at most.')
+@minValue(40)
 @maxValue(1000)
 param maximumInstanceCount int = 40
 

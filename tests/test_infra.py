@@ -242,6 +242,48 @@ async def test_what_cannot_work_is_refused_before_anything_is_made(
     assert (ended, says in said) == (code, True), said
 
 
+# What `az` says of one service with one API, and of one with two.
+AZ = """#!/bin/sh
+case "$1 $2" in
+"apim list") printf 'contoso\\trg\\thttps://contoso.azure-api.net\\n' ;;
+"apim api") printf '%s' "$APIS" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("apis", "typed", "taken"),
+    [
+        ("a/openai\n", "", "https://contoso.azure-api.net/a/openai"),
+        (
+            "a/openai\nb/openai\n",
+            "https://contoso.azure-api.net/b/openai",
+            "https://contoso.azure-api.net/b/openai",
+        ),
+        ("", BASE_URL, BASE_URL),
+    ],
+    ids=["one is taken", "one of two is chosen", "none is found"],
+)
+async def test_the_base_url_is_found_or_asked_for(tmp_path: Path, apis: str, typed: str, taken: str) -> None:
+    for name, script in {"az": AZ, "azd": f'#!/bin/sh\necho "$*" >{tmp_path}/said\n'}.items():
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    terminal, end = os.openpty()
+    os.write(terminal, f"{typed}\n".encode())
+    process = await asyncio.create_subprocess_exec(
+        ROOT / "scripts/azd/preprovision.sh",
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "APIS": apis},
+        stdin=end,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await process.communicate()
+    os.close(terminal)
+    os.close(end)
+    assert process.returncode == 0
+    assert all(f"https://contoso.azure-api.net/{api}" in said.decode() for api in apis.split())
+    assert (tmp_path / "said").read_text().strip() == f"env set APIM_BASE_URL {taken}"
+
+
 async def test_after_a_deployment_the_shim_is_asked_and_the_client_snippet_printed(host: Host) -> None:
     code, said = await hook("postdeploy.sh", SHIM_URL=host.url)
     assert code == 0, said

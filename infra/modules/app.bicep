@@ -29,8 +29,8 @@ param plan string
 ])
 param instanceMemoryMB int
 
-@description('Most instances at a time.')
-@minValue(1)
+@description('Most instances at a time; premium has 20 at most.')
+@minValue(40)
 @maxValue(1000)
 param maximumInstanceCount int
 

@@ -28,9 +28,12 @@ if [ -z "${APIM_BASE_URL:-}" ]; then
         echo "APIs of the APIM services in this subscription:"
         echo "$found" | sed 's/^/  /'
     fi
+    # With a single one, Enter takes it.
+    single=$(echo "$found" | awk 'END { if (NR == 1) print }')
     echo "Base URL of the APIM API; calls go to <base>/deployments/<deployment>/chat/completions."
-    printf "APIM_BASE_URL: "
+    printf "APIM_BASE_URL%s: " "${single:+ [$single]}"
     read -r APIM_BASE_URL
+    APIM_BASE_URL=${APIM_BASE_URL:-$single}
     azd env set APIM_BASE_URL "$APIM_BASE_URL"
 fi
 
