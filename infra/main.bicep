@@ -174,8 +174,7 @@ var shimSettings = union(settings, {
   CORS_ALLOW_CREDENTIALS: string(corsAllowCredentials)
   AZURE_CLIENT_ID: identity.outputs.clientId
   READYZ_DETAILS: string(readyzDetails)
-  APIM_RESOURCE_ID: apimResourceId
-})
+}, importsKeys ? { APIM_RESOURCE_ID: apimResourceId } : {})
 
 resource group 'Microsoft.Resources/resourceGroups@2024-11-01' = {
   name: 'rg-${environmentName}'

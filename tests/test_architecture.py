@@ -19,8 +19,7 @@ LAYERS = [
     {"upstream"},
     {"streaming"},
     {"app", "health"},
-    {"service", "functions_http"},
-    {"doctor"},
+    {"service", "functions_http", "cli", "doctor"},
     {"function_app", "__main__"},
 ]
 LEVELS = {name: level for level, layer in enumerate(LAYERS) for name in layer}
@@ -32,6 +31,7 @@ PLACES = {
     "azure_functions_runtime": {"functions_http"},
     "azure.identity": {"keys"},
     "azure.keyvault": {"keys"},
+    "typer": {"cli", "__main__"},
     "httpx": {"upstream", "transport"},
     "aiohttp": {"transport", "keys", "doctor"},
     "uvicorn": {"functions_http"},

@@ -403,9 +403,12 @@ def test_without_a_required_setting_it_would_not(name: str) -> None:
 
 def test_the_settings_that_infra_gives_are_known_to_the_shim() -> None:
     known = "\n".join(file.read_text() for file in [*(ROOT / "shim").rglob("*.py"), ROOT / "function_app.py"])
-    unknown = {name for name in MAIN.value("shimSettings") if f'"{name}"' not in known}
-    # Read by the timer that imports keys, where there is one.
-    assert unknown <= {"APIM_RESOURCE_ID"}
+    assert {name for name in MAIN.value("shimSettings") if f'"{name}"' not in known} == set()
+
+
+def test_the_timer_that_imports_keys_is_told_of_the_service_where_there_is_one() -> None:
+    assert "APIM_RESOURCE_ID" not in MAIN.value("shimSettings")
+    assert MAIN.value("shimSettings", apimResourceId="/a/service")["APIM_RESOURCE_ID"] == "/a/service"
 
 
 def test_no_app_setting_is_a_secret() -> None:

@@ -28,6 +28,7 @@ resource keyReader 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
         actions: [
           'Microsoft.ApiManagement/service/read'
           'Microsoft.ApiManagement/service/apis/read'
+          'Microsoft.ApiManagement/service/apis/products/read'
           'Microsoft.ApiManagement/service/products/read'
           'Microsoft.ApiManagement/service/users/read'
           'Microsoft.ApiManagement/service/subscriptions/read'
