@@ -74,6 +74,7 @@ class Settings:
     sse_heartbeat: float
     max_body_bytes: int
     azure_client_id: str | None
+    readyz_details: bool
     in_azure: bool
 
     @classmethod
@@ -119,6 +120,7 @@ class Settings:
             sse_heartbeat=read.number("SSE_HEARTBEAT", 15, least=0),
             max_body_bytes=int(read.number("MAX_BODY_BYTES", 100 * MIB, least=1)),
             azure_client_id=read.text("AZURE_CLIENT_ID") or None,
+            readyz_details=read.flag("READYZ_DETAILS"),
             in_azure=in_azure,
         )
         read.problems += settings._contradictions(in_azure)

@@ -19,7 +19,7 @@ LAYERS = [
     {"upstream"},
     {"streaming", "answer"},
     {"app", "health"},
-    {"service", "functions_http"},
+    {"service", "functions_http", "cli", "doctor"},
     {"function_app", "__main__"},
 ]
 LEVELS = {name: level for level, layer in enumerate(LAYERS) for name in layer}
@@ -31,8 +31,9 @@ PLACES = {
     "azure_functions_runtime": {"functions_http"},
     "azure.identity": {"keys"},
     "azure.keyvault": {"keys"},
+    "typer": {"cli", "__main__"},
     "httpx": {"upstream", "transport"},
-    "aiohttp": {"transport", "keys"},
+    "aiohttp": {"transport", "keys", "doctor"},
     "uvicorn": {"functions_http"},
     "multipart": {"body", "model_in_form"},
     "msgspec": {"model_in_json"},
