@@ -91,11 +91,18 @@ class Worker:
 
     def invoke(self, function: Function, params: Mapping[str, str]) -> tuple[str, asyncio.Future[str | None]]:
         """Starts an invocation. Its id goes with the HTTP request; the future gives its failure, or None."""
+        return self._order(function, params=dict(params))
+
+    def fire(self, function: Function) -> asyncio.Future[str | None]:
+        """Starts a timer trigger's function, whatever its schedule; the future gives its failure, or None."""
+        return self._order(function, timer=True)[1]
+
+    def _order(self, function: Function, **details: Any) -> tuple[str, asyncio.Future[str | None]]:
         invocation_id = str(uuid.uuid4())
         ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._under_way[invocation_id] = ended
         order = {"invoke": invocation_id, "function_id": function.function_id,
-                 "parameter": function.parameter, "params": dict(params)}  # fmt: skip
+                 "parameter": function.parameter, **details}  # fmt: skip
         self._writer.write(json.dumps(order).encode() + b"\n")
         return invocation_id, ended
 

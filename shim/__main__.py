@@ -2,6 +2,7 @@
 
 import typer
 
+from shim.cli import keys
 from shim.cli.doctor import doctor
 
 app = typer.Typer(
@@ -12,6 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(doctor)
+app.add_typer(keys.app, name="keys")
 
 
 @app.callback()

@@ -1,7 +1,8 @@
 """The shim put together from the environment; what is wrong with that is said on every call."""
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,9 +10,11 @@ from starlette.responses import Response
 from shim import health
 from shim.app import Shim, new_request_id, refuse, respond
 from shim.cors import Cors
-from shim.errors import Misconfigured
+from shim.errors import KeyStoreUnavailable, Misconfigured
 from shim.health import Check, Readiness
-from shim.keys import open_key_store
+from shim.keys import open_apim, open_key_store, open_secrets
+from shim.keys.importing import Filters, import_keys
+from shim.keys.store import KeyStore
 from shim.settings import Settings, SettingsError
 from shim.transport import AiohttpTransport
 from shim.upstream import Upstream
@@ -29,6 +32,8 @@ class Service:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._shim: Shim | None = None
+        self._settings: Settings | None = None
+        self._warming: asyncio.Task[None] | None = None
         try:
             settings = Settings.from_environment(environ)
         except SettingsError as error:
@@ -43,6 +48,7 @@ class Service:
         else:
             self._problems = []
             self._cors = Cors.of(settings)
+            self._settings = settings
             keys = open_key_store(settings)
             transport = AiohttpTransport(connect_timeout=settings.upstream_connect_timeout)
             upstream = Upstream(transport, first_byte_timeout=settings.upstream_first_byte_timeout)
@@ -58,6 +64,29 @@ class Service:
                     ),
                 ],
                 details=settings.readyz_details,
+            )
+            self._warming = _in_background(_warm(keys))
+
+    @property
+    def import_schedule(self) -> str | None:
+        """When keys are imported from APIM, as NCRONTAB; None where no service is named."""
+        settings = self._settings
+        return settings.apim_import_schedule if settings and settings.apim_resource_id else None
+
+    async def import_keys(self) -> None:
+        """Brings APIM's keys into the vault. Raises ApimError or VaultError, whose reasons name no key."""
+        settings = self._settings
+        apim, secrets = (open_apim(settings), open_secrets(settings)) if settings else (None, None)
+        if settings is None or apim is None or secrets is None:
+            return
+        filters = Filters(settings.apim_import_products, settings.apim_import_apis)
+        async with secrets, apim:
+            await import_keys(
+                apim,
+                secrets,
+                prefix=settings.key_secret_prefix,
+                filters=filters,
+                prune=settings.apim_import_prune,
             )
 
     async def proxy(self, request: Request) -> Response:
@@ -95,3 +124,20 @@ class Service:
     async def _check_settings(self) -> None:
         if self._problems:
             raise Misconfigured("; ".join(self._problems))
+
+
+def _in_background(work: Coroutine[None, None, None]) -> asyncio.Task[None] | None:
+    """Starts `work` where an event loop runs, as it does when the worker imports the app."""
+    try:
+        return asyncio.get_running_loop().create_task(work)
+    except RuntimeError:
+        work.close()
+        return None
+
+
+async def _warm(keys: KeyStore) -> None:
+    """Has the vault's SDK imported and a token fetched before the first caller needs them."""
+    try:
+        await keys.check()
+    except KeyStoreUnavailable as failure:
+        log.warning("the key store is not ready yet: %s", failure.message)

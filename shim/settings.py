@@ -18,11 +18,24 @@ LATEST_GA_API_VERSION = "2024-10-21"
 
 _APIS: dict[str, Api] = {"legacy": "legacy", "v1": "v1"}
 
+AZURE_RESOURCE_MANAGER_URL = "https://management.azure.com"
+APIM_RESOURCE_ID_FORM = (
+    "/subscriptions/<id>/resourceGroups/<group>/providers/Microsoft.ApiManagement/service/<name>"
+)
+
 # RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#objects-identifiers-and-versioning
 # A secret's name has at most 127 characters, of which a digest takes 64.
 _SECRET_PREFIX = re.compile(r"[0-9A-Za-z-]{0,63}")
+
+# https://learn.microsoft.com/azure/azure-resource-manager/management/overview: a service of API Management.
+_APIM_RESOURCE_ID = re.compile(
+    r"/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.ApiManagement/service/[^/\s]+",
+    re.IGNORECASE,
+)
+# https://learn.microsoft.com/azure/azure-functions/functions-bindings-timer#ncrontab-expressions, with seconds.
+_SCHEDULE = re.compile(r"[0-9*/,\-]+( +[0-9A-Za-z*/,\-]+){5}")
 
 # Dedicated and Premium plans set the first, Consumption and Flex Consumption the others.
 _SET_ONLY_IN_AZURE = ("WEBSITE_INSTANCE_ID", "WEBSITE_POD_NAME", "WEBSITE_SITE_NAME")
@@ -75,6 +88,12 @@ class Settings:
     max_body_bytes: int
     azure_client_id: str | None
     readyz_details: bool
+    azure_resource_manager_url: str
+    apim_resource_id: str | None
+    apim_import_schedule: str
+    apim_import_products: tuple[str, ...]
+    apim_import_apis: tuple[str, ...]
+    apim_import_prune: bool
     in_azure: bool
 
     @classmethod
@@ -121,6 +140,18 @@ class Settings:
             max_body_bytes=int(read.number("MAX_BODY_BYTES", 100 * MIB, least=1)),
             azure_client_id=read.text("AZURE_CLIENT_ID") or None,
             readyz_details=read.flag("READYZ_DETAILS"),
+            azure_resource_manager_url=read.url("AZURE_RESOURCE_MANAGER_URL", https_only=True)
+            or AZURE_RESOURCE_MANAGER_URL,
+            apim_resource_id=read.matching(
+                "APIM_RESOURCE_ID", _APIM_RESOURCE_ID.pattern + "|", "", f"like {APIM_RESOURCE_ID_FORM}"
+            )
+            or None,
+            apim_import_schedule=read.matching(
+                "APIM_IMPORT_SCHEDULE", _SCHEDULE.pattern, "0 */5 * * * *", "six fields like 0 */5 * * * *"
+            ),
+            apim_import_products=read.names("APIM_IMPORT_PRODUCTS"),
+            apim_import_apis=read.names("APIM_IMPORT_APIS"),
+            apim_import_prune=read.flag("APIM_IMPORT_PRUNE"),
             in_azure=in_azure,
         )
         read.problems += settings._contradictions(in_azure)
@@ -140,6 +171,8 @@ class Settings:
             problems.append(f"KEY_VAULT_URL is missing: set it to https://<vault>.vault.azure.net{local}")
         if self.key_vault_url and self.local_subscription_keys:
             problems.append("KEY_VAULT_URL and LOCAL_SUBSCRIPTION_KEYS are both set: keep one")
+        if self.apim_resource_id and not self.key_vault_url:
+            problems.append("APIM_RESOURCE_ID needs KEY_VAULT_URL, where the imported keys are put")
         if self.user_token_header == self.apim_key_header:
             problems.append("USER_TOKEN_HEADER and APIM_KEY_HEADER must differ")
         if self.cors_allow_credentials and any(origin.is_any for origin in self.cors_allowed_origins):

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from shim.errors import KeyStoreUnavailable
 from shim.keys.credential import SharedCredential, TokenTimeoutError, open_credential
@@ -36,14 +36,18 @@ RETRY_LATER = 15
 # The same reason is logged once in so many seconds.
 LOG_INTERVAL = 10.0
 
-# A role to read secrets' values and names:
-# https://learn.microsoft.com/azure/key-vault/general/rbac-guide#azure-built-in-roles-for-key-vault-data-plane-operations
-ROLE = "Key Vault Secrets User"
+# Spoken in every cloud; the SDK's own default is newer than that of some.
+API_VERSION = "7.6"
 
 UNAVAILABLE = "The API key could not be checked just now, because the key store did not answer. Try again."
 
 # Spans would carry the URL, or an error that quotes the secret's name, and with it the whole digest.
 _NO_SPAN = {"enabled": False}
+
+
+# What an operator must mend: a login, a right, a network rule or an address. Others mend themselves, or are
+# defects.
+type Fault = Literal["identity", "permission", "firewall", "unreachable", "other"]
 
 
 class VaultError(Exception):
@@ -52,10 +56,11 @@ class VaultError(Exception):
     `reason` is for operators and holds no key, token or digest; `retry_after` is in seconds.
     """
 
-    def __init__(self, reason: str, *, retry_after: int = RETRY_SOON) -> None:
+    def __init__(self, reason: str, *, retry_after: int = RETRY_SOON, fault: Fault = "other") -> None:
         super().__init__(reason)
         self.reason = reason
         self.retry_after = retry_after
+        self.fault: Fault = fault
 
 
 class VaultSecrets:
@@ -63,6 +68,11 @@ class VaultSecrets:
 
     `credential` and `transport` are the SDK's own seams, closed together with this. `budget` is in seconds.
     """
+
+    # The role, and the secret permissions where the vault has access policies instead:
+    # https://learn.microsoft.com/azure/key-vault/general/rbac-guide#azure-built-in-roles-for-key-vault-data-plane-operations
+    role: ClassVar[str] = "Key Vault Secrets User"
+    permissions: ClassVar[str] = "Get and List"
 
     def __init__(
         self,
@@ -97,7 +107,7 @@ class VaultSecrets:
             from azure.core.exceptions import HttpResponseError
 
             try:
-                return await client.get_secret(name, version, **_call_options())
+                return await client.get_secret(name, version, **call_options())
             except HttpResponseError as error:
                 if _codes(error)[-1] in ("SecretNotFound", "SecretDisabled"):
                     return None
@@ -108,14 +118,14 @@ class VaultSecrets:
     async def list(self) -> AsyncIterator[SecretProperties]:
         """Every secret's name and attributes, page by page, without values. Raises VaultError."""
         client = await self._call(_itself)
-        items = client.list_properties_of_secrets(**_call_options())
+        items = client.list_properties_of_secrets(**call_options())
         async for item in self._paged(items.by_page()):
             yield item
 
     async def versions(self, name: str) -> AsyncIterator[SecretProperties]:
         """Every version of a secret, in no useful order, without values. Raises VaultError."""
         client = await self._call(_itself)
-        items = client.list_properties_of_secret_versions(name, **_call_options())
+        items = client.list_properties_of_secret_versions(name, **call_options())
         async for item in self._paged(items.by_page()):
             yield item
 
@@ -143,8 +153,15 @@ class VaultSecrets:
         self, pages: AsyncIterator[AsyncIterator[SecretProperties]]
     ) -> AsyncIterator[SecretProperties]:
         async def next_page(_: SecretClient) -> list[SecretProperties] | None:
-            # When a page fails, the SDK's iterator stays where it was: the page can be asked for again.
-            page = await anext(pages, None)
+            from azure.core.exceptions import HttpResponseError
+
+            try:
+                # When a page fails, the SDK's iterator stays where it was: the page can be asked for again.
+                page = await anext(pages, None)
+            except HttpResponseError as error:
+                if _codes(error)[-1] == "SecretNotFound":
+                    return None
+                raise
             return None if page is None else [item async for item in page]
 
         while (items := await self._call(next_page)) is not None:
@@ -196,6 +213,7 @@ class VaultSecrets:
             self.url,
             # The SDK asks its credential for nothing but get_token_info, where it has that.
             self._credential,  # type: ignore[arg-type]
+            api_version=API_VERSION,
             connection_timeout=CONNECT_TIMEOUT,
             read_timeout=READ_TIMEOUT,
             # Its retries sleep for as long as Retry-After says, past our budget: _attempt retries instead.
@@ -203,36 +221,44 @@ class VaultSecrets:
             permit_redirects=False,
             # Its log lines quote the URL, and with it the whole digest. A logger that is in no hierarchy and
             # disabled cannot be turned on by a log level.
-            logger=_silent_logger(),
+            logger=silent_logger(),
             logging_enable=False,
-            raw_request_hook=_suppress_span,
+            raw_request_hook=suppress_span,
             **options,
         )
 
     def _delay(self) -> VaultError:
         if self._credential is not None and self._credential.is_asking:
-            return VaultError(f"no token came for {self._identity()} within {self._budget:g} seconds")
-        return VaultError(f"Key Vault {self.url} did not answer within {self._budget:g} seconds")
+            return VaultError(
+                f"no token came for {self._identity()} within {self._budget:g} seconds", fault="identity"
+            )
+        return VaultError(
+            f"Key Vault {self.url} did not answer within {self._budget:g} seconds", fault="unreachable"
+        )
 
     def _failure(self, error: Exception) -> VaultError:
         from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
-        # _call_options leaves this type to the credential, whatever the vault answers.
+        # call_options leaves this type to the credential, whatever the vault answers.
         if isinstance(error, ClientAuthenticationError | TokenTimeoutError):
             return VaultError(
                 f"no token for Key Vault {self.url} could be had for {self._identity()}"
                 f" ({type(error).__name__}): assign the identity to the app, or log in where it runs locally",
                 retry_after=RETRY_LATER,
+                fault="identity",
             )
         if isinstance(error, HttpResponseError) and error.status_code:
             return self._refusal(error, error.status_code)
         cause = getattr(error, "inner_exception", None) or error
         if isinstance(error, AzureError):
-            return VaultError(f"no connection to Key Vault {self.url} ({type(cause).__name__})")
+            return VaultError(
+                f"no connection to Key Vault {self.url} ({type(cause).__name__})", fault="unreachable"
+            )
         return VaultError(
             f"no sense could be made of the answer at {self.url} ({place_of(error)}): is KEY_VAULT_URL the"
             " URL of a Key Vault?",
             retry_after=RETRY_LATER,
+            fault="unreachable",
         )
 
     def _refusal(self, error: HttpResponseError, status: int) -> VaultError:
@@ -240,17 +266,30 @@ class VaultSecrets:
         says = f"Key Vault {self.url} answered {status} {code}".rstrip()
         if status == 429 or status >= 500:
             return VaultError(says, retry_after=_retry_after(error))
-        if status == 401:
+        fault: Fault = "permission"
+        if status == 409:
+            fault = "other"
+            remedy = (
+                "a deleted secret has this name; recover it with 'az keyvault secret recover', or purge it"
+                if code == "ObjectIsDeletedButRecoverable"
+                else "another change to this secret is under way; try again"
+            )
+        elif status == 401:
+            fault = "identity"
             remedy = f"it refused the token of {self._identity()}: is the vault in another tenant?"
         elif status != 403:
+            fault = "unreachable"
             remedy = "is KEY_VAULT_URL the URL of a Key Vault?"
         elif code in ("ForbiddenByFirewall", "ForbiddenByConnection"):
+            fault = "firewall"
             remedy = "allow the app's network in the vault's networking settings"
         elif code in ("AccessDenied", "ForbiddenByPolicy"):
-            remedy = f"give {self._identity()} the secret permissions Get and List in its access policies"
+            remedy = (
+                f"give {self._identity()} the secret permissions {self.permissions} in its access policies"
+            )
         else:
-            remedy = f"grant the role '{ROLE}' on it to {self._identity()}"
-        return VaultError(f"{says}: {remedy}", retry_after=RETRY_LATER)
+            remedy = f"grant the role '{self.role}' on it to {self._identity()}"
+        return VaultError(f"{says}: {remedy}", retry_after=RETRY_LATER, fault=fault)
 
     def _identity(self) -> str:
         if self._credential is not None and self._credential.principal:
@@ -264,7 +303,7 @@ async def _itself(client: SecretClient) -> SecretClient:
     return client
 
 
-def _call_options() -> dict[str, Any]:
+def call_options() -> dict[str, Any]:
     from azure.core.exceptions import HttpResponseError
 
     return {
@@ -276,12 +315,12 @@ def _call_options() -> dict[str, Any]:
     }
 
 
-def _suppress_span(request: PipelineRequest[Any]) -> None:
+def suppress_span(request: PipelineRequest[Any]) -> None:
     # The policy that makes spans takes its option away, and after a challenge the request passes it again.
     request.context.options["tracing_options"] = _NO_SPAN
 
 
-def _silent_logger() -> logging.Logger:
+def silent_logger() -> logging.Logger:
     logger = logging.Logger("shim.keys.silent")
     logger.disabled = True
     return logger
