@@ -75,19 +75,8 @@ class Service:
 
     async def import_keys(self) -> None:
         """Brings APIM's keys into the vault. Raises ApimError or VaultError, whose reasons name no key."""
-        settings = self._settings
-        apim, secrets = (open_apim(settings), open_secrets(settings)) if settings else (None, None)
-        if settings is None or apim is None or secrets is None:
-            return
-        filters = Filters(settings.apim_import_products, settings.apim_import_apis)
-        async with secrets, apim:
-            await import_keys(
-                apim,
-                secrets,
-                prefix=settings.key_secret_prefix,
-                filters=filters,
-                prune=settings.apim_import_prune,
-            )
+        if self._settings is not None:
+            await import_keys(self._settings)
 
     async def proxy(self, request: Request) -> Response:
         if self._shim is None:

@@ -21,11 +21,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from shim.keys import open_apim, open_secrets
 from shim.keys.apim import MASTER, Apim, ApimSubscription
 from shim.keys.ledger import REVOKED, Entry, Ledger
 from shim.keys.subscription import digest_of
 from shim.keys.vault import SHOWN_DIGITS
 from shim.keys.writing import MAX_TAG_LENGTH, WritableSecrets
+from shim.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -204,13 +206,22 @@ class Import:
         self._progress(write.tags.get("label", ""))
 
 
-async def import_keys(
-    apim: Apim, secrets: WritableSecrets, *, prefix: str, filters: Filters, prune: bool
-) -> None:
-    """One run, told to the log. Raises ApimError, VaultError."""
-    run = Import(apim, secrets, prefix=prefix, filters=filters, prune=prune)
-    changes = await run.plan()
-    await run.apply(changes)
+async def import_keys(settings: Settings) -> None:
+    """One run as the settings say, told to the log. Raises ApimError, VaultError."""
+    apim, secrets = open_apim(settings), open_secrets(settings)
+    if apim is None or secrets is None:
+        return
+    filters = Filters(settings.apim_import_products, settings.apim_import_apis)
+    async with secrets, apim:
+        run = Import(
+            apim,
+            secrets,
+            prefix=settings.key_secret_prefix,
+            filters=filters,
+            prune=settings.apim_import_prune,
+        )
+        changes = await run.plan()
+        await run.apply(changes)
     for change in changes:
         if change.write:
             log.info("key %s… of %s: %s, %s", change.shown, change.label, change.action, change.reason)
