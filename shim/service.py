@@ -12,8 +12,8 @@ from shim.app import Shim, new_request_id, refuse, respond
 from shim.cors import Cors
 from shim.errors import KeyStoreUnavailable, Misconfigured
 from shim.health import Check, Readiness
-from shim.keys import open_apim, open_key_store, open_secrets
-from shim.keys.importing import Filters, import_keys
+from shim.keys import open_key_store
+from shim.keys.importing import import_keys
 from shim.keys.store import KeyStore
 from shim.settings import Settings, SettingsError
 from shim.transport import AiohttpTransport
