@@ -45,15 +45,17 @@ class Worker:
         self._listening = asyncio.create_task(self._listen(reader))
 
     @classmethod
-    async def start(cls, folder: Path, environ: Mapping[str, str]) -> Self:
-        """Raises WorkerFailed."""
+    async def start(
+        cls, folder: Path, environ: Mapping[str, str], *, python: Path = Path(sys.executable)
+    ) -> Self:
+        """`python` has what the app requires. Raises WorkerFailed."""
         connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Future()
         server = await asyncio.start_server(
             lambda *ends: connected.set_result(ends), "127.0.0.1", 0, limit=2**20
         )
         address = "{}:{}".format(*server.sockets[0].getsockname())
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "devhost.worker", address, str(folder),
+            python, "-m", "devhost.worker", address, str(folder),
             cwd=folder, start_new_session=True,  # so that Ctrl+C reaches the host alone, which then stops the worker
             env={**environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
         )  # fmt: skip

@@ -3,6 +3,7 @@
 import typer
 
 from shim.cli import keys
+from shim.cli.doctor import doctor
 
 app = typer.Typer(
     name="shim",
@@ -11,6 +12,7 @@ app = typer.Typer(
     # Its tracebacks would show local variables, and with them keys.
     pretty_exceptions_enable=False,
 )
+app.command()(doctor)
 app.add_typer(keys.app, name="keys")
 
 

@@ -11,7 +11,7 @@ from shim import health
 from shim.app import Shim, new_request_id, refuse, respond
 from shim.cors import Cors
 from shim.errors import KeyStoreUnavailable, Misconfigured
-from shim.health import Readiness
+from shim.health import Check, Readiness
 from shim.keys import open_key_store
 from shim.keys.importing import import_keys
 from shim.keys.store import KeyStore
@@ -20,6 +20,8 @@ from shim.transport import AiohttpTransport
 from shim.upstream import Upstream
 
 log = logging.getLogger("shim")
+
+_WHERE_TO_LOOK = "the log says why, and so does this page with READYZ_DETAILS=true"
 
 
 class Service:
@@ -40,21 +42,28 @@ class Service:
             self._problems = error.problems
             # No max-age: what browsers remember would outlast the faulty settings.
             self._cors = Cors(error.cors_origins, credentials=error.cors_credentials, max_age=0)
-            self._readiness = Readiness({"settings": self._check_settings})
+            # The flag may be good where others are not.
+            details = environ.get("READYZ_DETAILS", "").strip().lower() == "true"
+            self._readiness = Readiness([self._settings_check()], details=details)
         else:
             self._problems = []
-            self._settings = settings
             self._cors = Cors.of(settings)
+            self._settings = settings
             keys = open_key_store(settings)
             transport = AiohttpTransport(connect_timeout=settings.upstream_connect_timeout)
             upstream = Upstream(transport, first_byte_timeout=settings.upstream_first_byte_timeout)
             self._shim = Shim(settings, keys, upstream)
             self._readiness = Readiness(
-                {
-                    "settings": self._check_settings,
-                    "key store": keys.check,
-                    "upstream": lambda: upstream.check(settings.apim_base_url),
-                }
+                [
+                    self._settings_check(),
+                    Check("key store", keys.check, f"the key store could not be read; {_WHERE_TO_LOOK}"),
+                    Check(
+                        "upstream",
+                        lambda: upstream.check(settings.apim_base_url),
+                        f"the APIM API could not be reached; {_WHERE_TO_LOOK}",
+                    ),
+                ],
+                details=settings.readyz_details,
             )
             self._warming = _in_background(_warm(keys))
 
@@ -91,6 +100,15 @@ class Service:
     def _decorated(self, request: Request, response: Response) -> Response:
         response.raw_headers = self._cors.decorate(response.raw_headers, request.headers.get("origin"))
         return response
+
+    def _settings_check(self) -> Check:
+        # A problem begins with the name of its setting, and a name gives nothing away.
+        names = {problem.split()[0].rstrip(":") for problem in self._problems}
+        return Check(
+            "settings",
+            self._check_settings,
+            f"missing or wrong: {', '.join(sorted(names))}; {_WHERE_TO_LOOK}",
+        )
 
     async def _check_settings(self) -> None:
         if self._problems:

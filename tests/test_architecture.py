@@ -13,16 +13,16 @@ from tests.conftest import ROOT
 
 # A module may import from its own layer and from those before it.
 LAYERS = [
-    {"origins", "errors"},
-    {"settings", "headers"},
-    {"keys", "cors", "caller", "transport"},
-    {"body"},
+    {"origins", "errors", "operations", "splice"},
+    {"settings", "headers", "model_in_json", "model_in_form"},
+    {"keys", "cors", "caller", "transport", "apim_errors", "models"},
     {"auth", "routes"},
+    {"body"},
     {"rewrite"},
     {"upstream"},
-    {"streaming"},
+    {"streaming", "answer"},
     {"app", "health"},
-    {"service", "functions_http", "cli"},
+    {"service", "functions_http", "cli", "doctor"},
     {"function_app", "__main__"},
 ]
 LEVELS = {name: level for level, layer in enumerate(LAYERS) for name in layer}
@@ -38,12 +38,13 @@ PLACES = {
     "typer": {"cli", "__main__"},
     "rich": {"cli"},
     "httpx": {"upstream", "transport"},
-    "aiohttp": {"transport", "keys"},
+    "aiohttp": {"transport", "keys", "doctor"},
     "uvicorn": {"functions_http"},
-    "multipart": {"body"},
+    "multipart": {"body", "model_in_form"},
+    "msgspec": {"model_in_json"},
 }
 FILES = sorted([ROOT / "function_app.py", *(ROOT / "shim").rglob("*.py")])
-PURE = {"cors", "routes", "rewrite", "headers", "origins"}
+PURE = {"cors", "routes", "rewrite", "headers", "origins", "operations", "models", "apim_errors", "splice"}
 INPUT_OUTPUT = {
     "asyncio",
     "socket",

@@ -1,1 +1,1 @@
-"""The operators' command line. Deployed with the app, and never imported by it."""
+"""The operators' command line. Not deployed, and never imported by the app."""
