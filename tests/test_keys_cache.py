@@ -43,6 +43,9 @@ class Script:
             raise self.failure
         return self.held.get(digest)
 
+    async def warm(self) -> None:
+        pass
+
     async def check(self) -> None:
         if self.failure is not None:
             raise self.failure

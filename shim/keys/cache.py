@@ -112,6 +112,10 @@ class CachedKeyStore:
         """As KeyStore.find."""
         return self.peek(digest) or await self._ask(digest)
 
+    async def warm(self) -> None:
+        """As KeyStore.warm."""
+        await self._store.warm()
+
     async def check(self) -> None:
         """As KeyStore.check, and not from memory."""
         await self._store.check()

@@ -124,6 +124,10 @@ class ScanKeyStore:
                 return None
         raise KeyStoreUnavailable(UNAVAILABLE, retry_after=self._outage.pause or 1)
 
+    async def warm(self) -> None:
+        """As KeyStore.warm."""
+        await self._secrets.warm()
+
     async def check(self) -> None:
         """As KeyStore.check: lists secrets, and reads one that does not exist."""
         try:

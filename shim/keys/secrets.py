@@ -129,6 +129,10 @@ class VaultSecrets:
         async for item in self._paged(items.by_page()):
             yield item
 
+    async def warm(self) -> None:
+        """Imports the SDK and opens its client, which takes half a second, and asks neither vault nor identity."""
+        await self._open()
+
     def unavailable(self, failure: VaultError) -> KeyStoreUnavailable:
         """What callers are told of a failure. Its reason goes to the log."""
         now = self._clock()
