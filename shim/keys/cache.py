@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from shim.diagnosis import place_of
 from shim.errors import KeyStoreUnavailable
-from shim.keys.diagnosis import place_of
 from shim.keys.limits import Budget, Outage
 from shim.keys.store import KeyStore
 from shim.keys.subscription import Subscription

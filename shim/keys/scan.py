@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from shim.diagnosis import place_of
 from shim.errors import KeyStoreUnavailable
-from shim.keys.diagnosis import place_of
 from shim.keys.limits import Outage
 from shim.keys.secrets import CALL_BUDGET, RETRY_LATER, UNAVAILABLE, VaultError, VaultSecrets
 from shim.keys.subscription import Subscription, digest_of

@@ -10,9 +10,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from shim.diagnosis import place_of
 from shim.errors import KeyStoreUnavailable
 from shim.keys.credential import SharedCredential, TokenTimeoutError, open_credential
-from shim.keys.diagnosis import place_of
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncSupportsTokenInfo
