@@ -14,6 +14,7 @@ check: .venv/installed
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
+	@$(VENV)/python -m pytest -q -m static
 
 format: .venv/installed
 	@$(VENV)/ruff check --fix .

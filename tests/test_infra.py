@@ -521,6 +521,7 @@ def test_alerts_tell_of_5xx_of_the_vault_and_of_storms_of_401() -> None:
 # Other people's checks
 
 
+@pytest.mark.static
 @pytest.mark.timeout(600)  # the first run makes an environment for checkov
 def test_checkov_finds_nothing_and_every_suppression_has_its_reason() -> None:
     folder = subprocess.run(
