@@ -31,9 +31,9 @@ _SLOW_STARTERS = ("litellm",)
 def main() -> int:
     options = parse()
     # Whatever ends the benchmark, everything that it started is stopped.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
         load = environments.prepare_load()
@@ -161,10 +161,7 @@ class Benchmark:
         chosen = [measure for measure in MEASURES if self.wants(measure.name)]
         for number in range(self.rounds_wanted):
             for measure in chosen:
-                if (
-                    number >= min(measure.rounds(self.pace), self.rounds_wanted)
-                    and measure.name == "streams_1000"
-                ):
+                if number >= min(measure.rounds(self.pace), self.rounds_wanted):
                     continue
                 # Each round begins with another peer.
                 for each in running[number % len(running) :] + running[: number % len(running)]:
@@ -178,9 +175,8 @@ class Benchmark:
         finally:
             running.pause()
         self.rounds.setdefault(measure.name, {}).setdefault(running.peer.name, []).append(result)
-        self.say(
-            f"round {number + 1}/{self.rounds_wanted}  {measure.name:12}  {running.peer.name:8}  {summary(measure, result)}"
-        )
+        where = f"round {number + 1}/{self.rounds_wanted}  {measure.name:12}  {running.peer.name:8}"
+        self.say(f"{where}  {summary(measure, result)}")
         self.note_faults(f"{measure.name}, {running.peer.name}, round {number + 1}", result)
 
     def note_faults(self, where: str, result: Result) -> None:
@@ -275,11 +271,9 @@ class Benchmark:
 
 def summary(measure: Measure, result: Result) -> str:
     """A result in a few words, for the progress."""
-    row = next(row for row in figures.ROWS if row.measure == measure.name)
-    value = row.figure(result)
-    words = (
-        f"{row.title.rpartition(': ')[2]}: {value:,.1f}" if value is not None else "nothing good came back"
-    )
+    rows = [row for row in figures.ROWS if row.measure == measure.name]
+    told = next(((row, value) for row in rows if (value := row.figure(result))), None)
+    words = f"{told[0].title.rpartition(': ')[2]}: {told[1]:,.1f}" if told else "nothing good came back"
     delay = f", p99 delay {result['delay']['p99']:.1f} ms" if result["delay"]["count"] else ""
     return f"{words}{delay}, {measures.busy(result):.0%} of its core"
 

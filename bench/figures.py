@@ -98,7 +98,7 @@ def ratio(rounds: Rounds, row: Row, over: str, peer: str = "shim") -> Spread | N
 def was_limited(rounds: Rounds, row: Row, peer: str) -> bool:
     """Whether the load was the limit, so that the proxy could have done more."""
     results = rounds.get(row.measure, {}).get(peer, [])
-    return row.limited and bool(results) and max(map(measures.busy, results)) < SATURATED
+    return row.limited and peer != "direct" and bool(results) and max(map(measures.busy, results)) < SATURATED
 
 
 def goals(

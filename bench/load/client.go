@@ -179,11 +179,12 @@ func (c *client) callAll(connection net.Conn) error {
 		}
 		var first time.Time
 		content = content[:0]
-		length, err := readBody(reader, &answer, true, func(part []byte) {
+		_, err := readBody(reader, &answer, true, func(part []byte) {
 			if first.IsZero() {
 				first = time.Now()
 			}
 			marks.scan(part)
+			c.transferred(len(part))
 			if room := 256 - len(content); room > 0 {
 				content = append(content, part[:min(room, len(part))]...)
 			}
@@ -196,7 +197,6 @@ func (c *client) callAll(connection net.Conn) error {
 			c.errors[fmt.Sprintf("status %d: %s", status, content[:min(120, len(content))])]++
 		} else if now.After(c.counting) && !now.After(c.end) {
 			c.requests++
-			c.bytes += length + c.Zeros
 			c.latency = append(c.latency, now.Sub(began))
 			c.first = append(c.first, first.Sub(began))
 		}
@@ -244,16 +244,26 @@ func (c *client) send(connection net.Conn, message []byte) error {
 	if _, err := connection.Write(message); err != nil {
 		return err
 	}
-	for left := c.Zeros; left > 0; left -= min(left, int64(len(zeros))) {
-		if _, err := connection.Write(zeros[:min(left, int64(len(zeros)))]); err != nil {
+	for left := c.Zeros; left > 0; {
+		written, err := connection.Write(zeros[:min(left, int64(len(zeros)))])
+		if err != nil {
 			return err
 		}
+		c.transferred(written)
+		left -= int64(written)
 	}
 	if c.Tail == "" {
 		return nil
 	}
 	_, err := connection.Write([]byte(c.Tail))
 	return err
+}
+
+// transferred notes bytes of a body, which may be far from whole when the measure ends.
+func (c *client) transferred(length int) {
+	if now := time.Now(); now.After(c.counting) && now.Before(c.end) {
+		c.bytes += int64(length)
+	}
 }
 
 // event notes a chunk's arrival.
