@@ -30,9 +30,9 @@ async def v1(request: Request) -> Response:
 
 @app.route(trigger_arg_name="request", route="healthz", methods=["GET", "HEAD"])
 async def healthz(request: Request) -> Response:
-    return await service.healthz()
+    return await service.healthz(request)
 
 
 @app.route(trigger_arg_name="request", route="readyz", methods=["GET", "HEAD"])
 async def readyz(request: Request) -> Response:
-    return await service.readyz()
+    return await service.readyz(request)

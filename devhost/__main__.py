@@ -12,10 +12,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from devhost.host import Host
+from devhost.platform_cors import PlatformCors
+from devhost.playground import Playground
 from devhost.process import WorkerFailed
 from devhost.standin import Standin
 
@@ -33,14 +36,20 @@ async def main() -> int:
     parser.add_argument(
         "--func", choices=["auto", "never"], default="auto", help="use Core Tools where installed"
     )
+    parser.add_argument(
+        "--platform-cors",
+        action="store_true",
+        help="have the platform answer preflights, as on Flex Consumption, from the app's CORS_ALLOWED_ORIGINS",
+    )
     options = parser.parse_args()
     # The environment wins over local settings, as with Core Tools.
     environ = {**local_settings(FOLDER), **os.environ}
     async with _upstream(environ) as settings:
         environ = {**settings, **environ}
-        if options.func == "auto" and (func := shutil.which("func")):
+        if options.func == "auto" and not options.platform_cors and (func := shutil.which("func")):
             return await _run_func(func, options.port, environ)
-        return await _run_devhost(options.port, environ)
+        platform_cors = PlatformCors.of(environ) if options.platform_cors else None
+        return await _run_devhost(options.port, environ, platform_cors)
 
 
 def local_settings(folder: Path) -> dict[str, str]:
@@ -67,9 +76,10 @@ async def _upstream(environ: dict[str, str]) -> AsyncIterator[dict[str, str]]:
         await standin.stop()
 
 
-async def _run_devhost(port: int, environ: dict[str, str]) -> int:
+async def _run_devhost(port: int, environ: dict[str, str], platform_cors: PlatformCors | None) -> int:
+    interrupted = _listen_for_interrupt()
     try:
-        host = await Host.start(FOLDER, environ, port=port)
+        host = await Host.start(FOLDER, environ, port=port, platform_cors=platform_cors)
     except WorkerFailed as failure:
         print(f"The Functions app did not start.\n{failure}", file=sys.stderr)
         return 1
@@ -79,9 +89,11 @@ async def _run_devhost(port: int, environ: dict[str, str]) -> int:
     print(
         f"devhost runs the app on azure-functions-runtime, without Core Tools. Not imitated: {_NOT_IMITATED}."
     )
+    url = host.url.replace("127.0.0.1", "localhost")
     try:
-        await _greet(host.url.replace("127.0.0.1", "localhost"), environ)
-        await _interrupted()
+        async with _playground(url) as playground:
+            await _greet(url, environ, playground)
+            await interrupted.wait()
     finally:
         await host.stop()
     return 0
@@ -98,17 +110,30 @@ async def _run_func(func: str, port: int, environ: dict[str, str]) -> int:
         cwd=FOLDER,
         env={"FUNCTIONS_WORKER_RUNTIME": "python", **environ, **virtual},
     )
+    interrupted = _listen_for_interrupt()
     ended = asyncio.create_task(process.wait())
-    greeting = asyncio.create_task(_greet(f"http://localhost:{port}", environ))
-    interrupted = asyncio.create_task(_interrupted())
-    await asyncio.wait([ended, interrupted], return_when=asyncio.FIRST_COMPLETED)
-    greeting.cancel()
+    waiting = asyncio.create_task(interrupted.wait())
+    url = f"http://localhost:{port}"
+    async with _playground(url) as playground:
+        greeting = asyncio.create_task(_greet(url, environ, playground))
+        await asyncio.wait([ended, waiting], return_when=asyncio.FIRST_COMPLETED)
+        greeting.cancel()
     if process.returncode is None:
         process.send_signal(signal.SIGINT)
     return await ended
 
 
-async def _greet(url: str, environ: dict[str, str]) -> None:
+@contextlib.asynccontextmanager
+async def _playground(shim_url: str) -> AsyncIterator[str]:
+    """The playground's URL: one port above the shim's, where that is free."""
+    playground = await Playground.start(shim_url, ((urlsplit(shim_url).port or 0) + 1) % 65_536)
+    try:
+        yield playground.url
+    finally:
+        await playground.stop()
+
+
+async def _greet(url: str, environ: dict[str, str], playground: str) -> None:
     """Waits until the app answers, then prints what to paste."""
     async with aiohttp.ClientSession() as session:
         while True:
@@ -135,6 +160,8 @@ for chunk in client.chat.completions.create(model="gpt-4o", messages=messages, s
 print()
 EOF
 
+Or try it from a web page: {playground}
+
 Stop with Ctrl+C.""",
         flush=True,
     )
@@ -145,11 +172,11 @@ def _local_keys(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(key.strip() for _, divider, key in (pair.partition("=") for pair in pairs) if divider)
 
 
-async def _interrupted() -> None:
-    stop = asyncio.Event()
+def _listen_for_interrupt() -> asyncio.Event:
+    interrupted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    return interrupted
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from devhost.platform_cors import PlatformCors
 from devhost.process import Function, Worker
 from devhost.routing import BadTarget, choose, decode_path, encode_path, routes_of
 
@@ -45,8 +46,11 @@ _INVOCATION_GRACE_SECONDS = 30
 class Host:
     """A running host; `url` is where callers find it."""
 
-    def __init__(self, worker: Worker, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, worker: Worker, folder: Path, environ: Mapping[str, str], platform_cors: PlatformCors | None
+    ) -> None:
         self.worker = worker
+        self._platform_cors = platform_cors
         self._routes = routes_of(worker.functions, folder)
         self._body_limit = int(environ.get("FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", _DEFAULT_BODY_LIMIT))
         self._homepage = environ.get("AzureWebJobsDisableHomepage", "").lower() != "true"
@@ -54,13 +58,23 @@ class Host:
         self.url = ""
 
     @classmethod
-    async def start(cls, folder: Path, environ: Mapping[str, str], *, port: int = 0) -> Self:
-        """Starts the worker and listens on 127.0.0.1. Raises WorkerFailed, or OSError if the port is taken."""
-        host = cls(await Worker.start(folder, environ), folder, environ)
+    async def start(
+        cls,
+        folder: Path,
+        environ: Mapping[str, str],
+        *,
+        port: int = 0,
+        platform_cors: PlatformCors | None = None,
+    ) -> Self:
+        """Starts the worker and listens on 127.0.0.1. Raises WorkerFailed, or OSError if the port is taken.
+
+        With `platform_cors` it has the CORS middleware that the host has on Flex Consumption.
+        """
+        host = cls(await Worker.start(folder, environ), folder, environ, platform_cors)
         try:
             await host._listen(port)
         except BaseException:
-            await host.worker.stop()
+            await host.stop()
             raise
         return host
 
@@ -87,6 +101,17 @@ class Host:
         await self.worker.stop()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._platform_cors is None:
+            return await self._answer(request)
+        headers = self._platform_cors.preflight(request.method, request.headers)
+        if headers is not None:
+            return web.Response(status=204, headers=headers)
+        response = await self._answer(request)
+        if not response.prepared:
+            self._platform_cors.apply(request.headers.get("origin"), response.headers)
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             raw_path, query = _split_target(request)
             path = decode_path(raw_path)
@@ -126,7 +151,29 @@ class Host:
             log.error("the worker did not answer: %s", type(error).__name__)
             return web.Response(status=502)
         async with answer:
-            return await _relay(answer, request)
+            return await self._relay(answer, request)
+
+    async def _relay(self, answer: aiohttp.ClientResponse, request: web.BaseRequest) -> web.StreamResponse:
+        """The worker's answer, as it comes. One that breaks off breaks the caller's connection."""
+        headers = CIMultiDict(
+            (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
+            for name, value in answer.raw_headers
+            if name.decode("latin-1").lower() not in _NOT_FORWARDED
+        )
+        if self._platform_cors is not None:
+            self._platform_cors.apply(request.headers.get("origin"), headers)
+        response = web.StreamResponse(status=answer.status, headers=headers)
+        await response.prepare(request)
+        try:
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+        except aiohttp.ClientError:
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+        with contextlib.suppress(ConnectionError):
+            await response.write_eof()
+        return response
 
     async def _body(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
         received = 0
@@ -151,27 +198,6 @@ async def _report(invocation_id: str, ended: asyncio.Future[str | None]) -> None
         return
     if failure:
         log.error("invocation %s failed: %s", invocation_id, failure)
-
-
-async def _relay(answer: aiohttp.ClientResponse, request: web.BaseRequest) -> web.StreamResponse:
-    """The worker's answer, as it comes. One that breaks off breaks the caller's connection."""
-    headers = CIMultiDict(
-        (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
-        for name, value in answer.raw_headers
-        if name.decode("latin-1").lower() not in _NOT_FORWARDED
-    )
-    response = web.StreamResponse(status=answer.status, headers=headers)
-    await response.prepare(request)
-    try:
-        async for chunk in answer.content.iter_any():
-            await response.write(chunk)
-    except aiohttp.ClientError:
-        if request.transport is not None:
-            request.transport.abort()
-        return response
-    with contextlib.suppress(ConnectionError):
-        await response.write_eof()
-    return response
 
 
 def _split_target(request: web.BaseRequest) -> tuple[str, str]:

@@ -29,12 +29,12 @@ class Shim:
         self._settings = settings
         self._keys = keys
         self._upstream = upstream
-        self._cors = Cors(settings)
+        self._cors = Cors.of(settings)
 
     async def handle(self, request: Request) -> Response:
         """Answers every call; a refusal is an answer too, in OpenAI's shape and with CORS headers."""
         if preflight := self._cors.preflight(request.method, request.headers):
-            return _response(*preflight)
+            return respond(*preflight)
         request_id = _request_id(request)
         try:
             response = await self._forward(request, request_id)
@@ -89,10 +89,11 @@ def refuse(error: ShimError, request_id: bytes) -> Response:
         "refused: %d %s request_id=%s", error.status, error.code, request_id.decode(),
     )  # fmt: skip
     status, fields, content = errors.render(error)
-    return _response(status, [*fields, (b"x-request-id", request_id)], content)
+    return respond(status, [*fields, (b"x-request-id", request_id)], content)
 
 
-def _response(status: int, fields: errors.Headers, content: bytes) -> Response:
+def respond(status: int, fields: errors.Headers, content: bytes) -> Response:
+    """An answer with exactly these headers."""
     response = Response(content, status)
     response.raw_headers = fields
     return response

@@ -1,17 +1,22 @@
-"""CORS, owned by the shim alone: upstream's headers are removed and one set is computed here. Pure."""
+"""CORS, owned by the shim alone: upstream's headers are removed and one set is computed here. Pure.
+
+The rules are those of the Fetch standard: https://fetch.spec.whatwg.org/#http-cors-protocol.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 from shim import errors
 from shim.errors import Headers
+from shim.origins import OriginPattern
 from shim.settings import Settings
 
 _METHODS = b"GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS"
 # RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Browsers show these without being told (https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name)
-# or never show them (#forbidden-response-header-name).
+# or never show them (https://fetch.spec.whatwg.org/#forbidden-response-header-name).
 _NOT_EXPOSED = frozenset(
     [
         b"cache-control",
@@ -25,20 +30,38 @@ _NOT_EXPOSED = frozenset(
         b"set-cookie2",
     ]
 )
-_PREFLIGHT_VARY = (b"vary", b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers")
+_PREFLIGHT_VARY = (
+    b"vary",
+    b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers,"
+    b" Access-Control-Request-Private-Network",
+)
+# What a refusal repeats of the caller's header.
+_LONGEST_SHOWN = 200
 
 
 class Cors:
-    """Answers preflights and decorates responses for the origins that the settings allow."""
+    """Answers preflights and decorates responses for the origins that the settings allow.
 
-    def __init__(self, settings: Settings) -> None:
-        self._patterns = settings.cors_allowed_origins
-        self._any = any(pattern.is_any for pattern in self._patterns)
-        self._credentials = settings.cors_allow_credentials
-        self._max_age = b"%d" % settings.cors_max_age
+    `max_age` is in seconds.
+    """
+
+    def __init__(self, allowed: Sequence[OriginPattern], *, credentials: bool, max_age: int) -> None:
+        self._allowed = tuple(allowed)
+        self._any = any(pattern.is_any for pattern in allowed)
+        # Every page on the web could act for its visitors. Settings refuse it; nothing here depends on that.
+        self._credentials = credentials and not self._any
+        self._max_age = b"%d" % max_age
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(
+            settings.cors_allowed_origins,
+            credentials=settings.cors_allow_credentials,
+            max_age=settings.cors_max_age,
+        )
 
     def allows(self, origin: str) -> bool:
-        return any(pattern.covers(origin) for pattern in self._patterns)
+        return any(pattern.covers(origin) for pattern in self._allowed)
 
     def preflight(self, method: str, headers: Mapping[str, str]) -> tuple[int, Headers, bytes] | None:
         """The answer to a preflight (https://fetch.spec.whatwg.org/#cors-preflight-request); None if it is none."""
@@ -46,7 +69,7 @@ class Cors:
             return None
         origin = headers["origin"]
         if not self.allows(origin):
-            return self._refusal(origin)
+            return _refusal(origin)
         answer = [
             *self._allow(origin),
             (b"access-control-allow-methods", _METHODS),
@@ -54,7 +77,9 @@ class Cors:
             _PREFLIGHT_VARY,
         ]
         if names := _valid_names(headers.get("access-control-request-headers", "")):
+            # By name: no wildcard covers Authorization (https://fetch.spec.whatwg.org/#cors-non-wildcard-request-header-name).
             answer.append((b"access-control-allow-headers", names))
+        # https://wicg.github.io/private-network-access/#cors-preflight
         if headers.get("access-control-request-private-network") == "true":
             answer.append((b"access-control-allow-private-network", b"true"))
         return 204, answer, b""
@@ -62,45 +87,50 @@ class Cors:
     def decorate(self, headers: Headers, origin: str | None) -> Headers:
         """The response headers with upstream's CORS headers removed and, for an allowed origin, ours added."""
         kept = [header for header in headers if not header[0].startswith(b"access-control-")]
-        if not self._patterns:
+        if not self._allowed:
             return kept
-        if not self._any or self._credentials:
-            # On every answer, or a cache would hand one origin's answer to another.
-            kept = _varying_by_origin(kept)
+        # On every answer, or a cache would hand one origin's answer, or that to no origin, to another. `*` is no
+        # exception: `null` and calls without an Origin are answered without it.
+        kept = _varying_by_origin(kept)
         if origin is None or not self.allows(origin):
             return kept
-        exposed = b", ".join(dict.fromkeys(name for name, _ in kept if name not in _NOT_EXPOSED))
-        if exposed:
-            kept.append((b"access-control-expose-headers", exposed))
-        return kept + self._allow(origin)
+        return [*kept, *_exposing(kept), *self._allow(origin)]
 
     def _allow(self, origin: str) -> Headers:
-        if self._any and not self._credentials:
+        if self._any:
             return [(b"access-control-allow-origin", b"*")]
-        allow = [(b"access-control-allow-origin", origin.encode("latin-1"))]
+        allow = [(b"access-control-allow-origin", origin.encode("ascii"))]
         if self._credentials:
             allow.append((b"access-control-allow-credentials", b"true"))
         return allow
 
-    def _refusal(self, origin: str) -> tuple[int, Headers, bytes]:
-        shown = origin if len(origin) <= 200 and origin.isprintable() else "This origin"
-        content = errors.body(
-            f"{shown} is not among the origins that may call from a browser."
-            " Add it to the shim's setting CORS_ALLOWED_ORIGINS.",
-            "invalid_request_error",
-            "cors_origin_not_allowed",
-        )
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(content)),
-            (errors.SOURCE_HEADER, b"shim"),
-            _PREFLIGHT_VARY,
-        ]
-        return 403, headers, content
+
+def _refusal(origin: str) -> tuple[int, Headers, bytes]:
+    """Browsers show none of it to the page; it is for whoever looks at the failed preflight."""
+    shown = origin if len(origin) <= _LONGEST_SHOWN and origin.isprintable() else "This origin"
+    content = errors.body(
+        f"{shown} is not among the origins that may call from a browser."
+        " Add it to the shim's setting CORS_ALLOWED_ORIGINS.",
+        "invalid_request_error",
+        "cors_origin_not_allowed",
+    )
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(content)),
+        (errors.SOURCE_HEADER, b"shim"),
+        _PREFLIGHT_VARY,
+    ]
+    return 403, headers, content
+
+
+def _exposing(headers: Headers) -> Headers:
+    """By name, since with credentials `*` is a name like any other."""
+    names = b", ".join(dict.fromkeys(name for name, _ in headers if name not in _NOT_EXPOSED))
+    return [(b"access-control-expose-headers", names)] if names else []
 
 
 def _valid_names(requested: str) -> bytes:
-    names = (name.strip() for name in requested.split(","))
+    names = (name.strip(" \t") for name in requested.split(","))
     return ", ".join(name for name in names if _TOKEN.fullmatch(name)).encode()
 
 

@@ -25,11 +25,21 @@ _SET_ONLY_IN_AZURE = ("WEBSITE_INSTANCE_ID", "WEBSITE_POD_NAME", "WEBSITE_SITE_N
 
 
 class SettingsError(Exception):
-    """The environment does not describe a shim that could run. `problems` names every fault, no secret."""
+    """The environment does not describe a shim that could run. `problems` names every fault, no secret.
 
-    def __init__(self, problems: list[str]) -> None:
+    The CORS settings are what could be read of them: pages are to see the refusal, not a CORS error in its place.
+    """
+
+    def __init__(
+        self,
+        problems: list[str],
+        cors_origins: tuple[OriginPattern, ...] = (),
+        cors_credentials: bool = False,
+    ) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+        self.cors_origins = cors_origins
+        self.cors_credentials = cors_credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,7 @@ class Settings:
         )
         read.problems += settings._contradictions(in_azure)
         if read.problems:
-            raise SettingsError(read.problems)
+            raise SettingsError(read.problems, settings.cors_allowed_origins, settings.cors_allow_credentials)
         return settings
 
     def _contradictions(self, in_azure: bool) -> list[str]:

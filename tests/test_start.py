@@ -21,11 +21,11 @@ from tests.conftest import KEY, ROOT
 
 
 @asynccontextmanager
-async def started(**environ: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def started(*arguments: str, **environ: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """The process, and what it has printed up to the point where it says how to stop it."""
     bare = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "devhost", "--port", "0", "--func", "never",
+        sys.executable, "-m", "devhost", *(arguments or ("--port", "0", "--func", "never")),
         cwd=ROOT, env={**bare, **environ},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
@@ -51,6 +51,10 @@ async def test_it_prints_a_snippet_that_works_and_ends_with_ctrl_c() -> None:
         output, complaint = await asyncio.wait_for(pasted.communicate(), 60)
         assert complaint == b""
         assert output == b"You said: Hello!\nYou said: Hello!\n"
+        playground = re.search(r"from a web page: (\S+)", printed)
+        assert playground is not None, printed
+        async with aiohttp.ClientSession() as session, session.get(playground[1]) as page:
+            assert "playground" in await page.text()
         process.send_signal(signal.SIGINT)
         rest, _ = await asyncio.wait_for(process.communicate(), 20)
         assert b"Traceback" not in rest
@@ -72,6 +76,25 @@ async def test_an_upstream_that_is_named_takes_the_stand_ins_place(standin: Stan
     assert standin.received["through-make-start"].header("api-key") == KEY
 
 
+async def test_core_tools_run_the_app_where_they_are_installed(tmp_path: Path) -> None:
+    """Core Tools cannot be had everywhere; this `func` is devhost, and so shows what Core Tools are given."""
+    func = tmp_path / "func"
+    func.write_text(
+        f"#!/bin/sh\necho func $1 runtime=$FUNCTIONS_WORKER_RUNTIME venv=$VIRTUAL_ENV python=$(command -v python)\n"
+        f'exec {sys.executable} -m devhost --func never --port "$3"\n'
+    )
+    func.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    async with started("--port", str(port), PATH=path) as (process, printed):
+        assert f"func start runtime=python venv={sys.prefix} python={sys.prefix}/bin/python" in printed
+        assert f'base_url="http://localhost:{port}/openai/v1"' in printed
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(process.communicate(), 20)
+        assert process.returncode == 0
+
+
 async def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -82,7 +105,8 @@ async def test_a_port_that_is_taken_is_named() -> None:
         )  # fmt: skip
         _, complaint = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 1
-    assert f"Port {port} is taken".encode() in complaint
+    assert f"Port {port} is taken" in complaint.decode()
+    assert "Unclosed" not in complaint.decode()
 
 
 async def test_missing_settings_are_listed() -> None:
