@@ -28,17 +28,18 @@ class Pace:
     json: float
     first_byte: float
     sse: float
+    ramp: float  # of the 1,000 streams
     streams: float
     bodies: float
     stream_rounds: int  # the 1,000 streams take longest, and spread least
     cold_starts: int
     soak_requests: int
-    soak_seconds: float  # at most, for the shim; the peers have a third
+    soak_seconds: float  # at most, for the shim; the peers have a sixth
 
 
-FULL = Pace(5, 1.0, 4.0, 2.0, 4.0, 10.0, 4.0, 3, 7, 100_000, 180.0)
-SHORT = Pace(3, 0.5, 2.5, 1.0, 2.5, 6.0, 2.5, 2, 5, 100_000, 120.0)
-QUICK = Pace(1, 0.3, 1.0, 0.5, 1.0, 3.0, 0.8, 1, 2, 20_000, 20.0)
+FULL = Pace(5, 1.0, 4.0, 2.0, 4.0, 3.0, 10.0, 4.0, 3, 7, 100_000, 180.0)
+SHORT = Pace(3, 0.4, 2.0, 0.8, 2.0, 3.0, 6.0, 2.0, 2, 5, 100_000, 120.0)
+QUICK = Pace(1, 0.2, 0.8, 0.5, 1.0, 2.0, 2.0, 0.8, 1, 2, 20_000, 20.0)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _sse(pace: Pace) -> dict[str, Any]:
 
 
 def _streams(pace: Pace) -> dict[str, Any]:
-    ramp, warmup = 3.0, 1.0
+    ramp, warmup = pace.ramp, 1.0
     chunks = int((ramp + warmup + pace.streams + 2) * CHUNKS_PER_SECOND)  # to the end, and some more
     body = _stream(chunks, 1000 // CHUNKS_PER_SECOND)
     return {

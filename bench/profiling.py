@@ -34,9 +34,11 @@ def run(console: Console, load: Path, upstream: int, name: str) -> None:
             "--duration",
             str(_SECONDS),
         ]
-        options = ["--rate", str(_RATE), "--format", "raw", "--output", str(raw), "--native", "--nonblocking"]
+        options = ["--rate", str(_RATE), "--format", "raw", "--output", str(raw), "--native"]
+        # Not of how it begins, which is another matter.
+        later = ["sh", "-c", f'sleep {spec.get("ramp", 0) + spec["warmup"]}; exec "$@"', "sh"]
         sampling = subprocess.Popen(
-            pinned(LOAD_CORE, [*spy, *options]), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            pinned(LOAD_CORE, [*later, *spy, *options]), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         try:
             run_load(load, spec)
