@@ -18,10 +18,10 @@ check: .venv/installed
 
 # BENCH_ARGS="--peers shim,nginx,direct --measures json_32" measures less; --help tells all. The first run installs the
 # peers into bench/.cache: minutes, and one GB.
-bench: .venv/installed
+bench:
 	@scripts/bench $(BENCH_ARGS)
 
-bench-quick: .venv/installed
+bench-quick:
 	@scripts/bench --pace quick $(BENCH_ARGS)
 
 format: .venv/installed

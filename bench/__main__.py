@@ -39,6 +39,7 @@ def main() -> int:
         load = environments.prepare_load()
         with upstream(load) as port:
             if options.profile:
+                environments.prepare("shim")
                 profiling.run(console, load, port, options.profile)
                 return 0
             Benchmark(options, console, load, port).run()
@@ -133,6 +134,8 @@ class Benchmark:
             except Missing as reason:
                 self.missing[name] = str(reason)
                 self.say(f"[red]{name} is missing[/]: {reason}")
+        if self.options.also:
+            environments.prepare("shim")
         for given in self.options.also:
             name, _, folder = given.partition("=")
             peers[name] = shim(name, Path(folder).resolve())

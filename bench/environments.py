@@ -45,9 +45,14 @@ def python_of(environment: str) -> Path:
 
 
 def _shim() -> str:
-    if not (ROOT / ".venv/bin/python").exists():
-        raise Missing("the app's own .venv is not there: make .venv/installed")
+    """What is deployed and no more: with the tests' packages installed, httpx imports rich, for one."""
+    _venv("shim", _requirements(), "azure-functions-runtime")
     return "this checkout"
+
+
+def _requirements() -> list[str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _direct() -> str:
@@ -77,11 +82,7 @@ def _litellm() -> str:
 
 
 def _naive() -> str:
-    runtime = [
-        line
-        for line in (ROOT / "requirements.txt").read_text().splitlines()
-        if line.startswith(("azure-functions", "httpx="))
-    ]
+    runtime = [line for line in _requirements() if line.startswith(("azure-functions", "httpx="))]
     extension = "azurefunctions-extensions-http-fastapi"
     return _venv("naive", [*runtime, extension], extension)
 
@@ -148,7 +149,7 @@ def versions() -> dict[str, str]:
     found = {"python": sys.version.split()[0]}
     if shutil.which("node"):
         found["node"] = _run(["node", "--version"]).strip().lstrip("v")
-    packages = next((ROOT / ".venv/lib").glob("python*/site-packages"))
+    packages = next((CACHE / "shim/lib").glob("python*/site-packages"), CACHE)
     for name in ("azure-functions-runtime", "uvicorn", "httptools", "aiohttp", "httpx"):
         found[name] = _version_of(name, packages)
     if shutil.which("git"):

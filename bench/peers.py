@@ -124,9 +124,7 @@ def probe(peer: Peer, port: int, upstream: int) -> bytes:
 def shim(name: str = "shim", folder: Path = ROOT, **settings: str) -> Peer:
     """The app of a checkout, by default this one's, in the real worker runtime."""
     environ = settings or {"LOCAL_SUBSCRIPTION_KEYS": f"bench={KEY}"}
-    return Peer(
-        name, lambda upstream: _worker(ROOT / ".venv/bin/python", folder, upstream, environ), invocation=True
-    )
+    return Peer(name, lambda upstream: _worker(python_of("shim"), folder, upstream, environ), invocation=True)
 
 
 def all_peers() -> dict[str, Peer]:
