@@ -149,7 +149,9 @@ def versions() -> dict[str, str]:
     found = {"python": sys.version.split()[0]}
     if shutil.which("node"):
         found["node"] = _run(["node", "--version"]).strip().lstrip("v")
-    packages = next((CACHE / "shim/lib").glob("python*/site-packages"), CACHE)
+    packages = next((CACHE / "shim/lib").glob("python*/site-packages"), None)
+    if packages is None:
+        return found
     for name in ("azure-functions-runtime", "uvicorn", "httptools", "aiohttp", "httpx"):
         found[name] = _version_of(name, packages)
     if shutil.which("git"):

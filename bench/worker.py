@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ async def run(folder: Path) -> None:
 def invoke_with_requests(functions: list[Any]) -> None:
     """Has every request that the worker's server hands over met by its invocation."""
     routes = [(prefix_of(function), vars(function)["function_id"]) for function in functions]
-    receive = http_coordinator.set_http_request
+    receive: Callable[[str, Any], None] = http_coordinator.set_http_request
     tasks: set[asyncio.Task[Any]] = set()
 
     def received(invocation_id: str, request: Any) -> None:
