@@ -56,6 +56,7 @@ ROWS = [
         measures.quantile("first_byte", "p50"), ".2f", added=True),
     Row("sse_streams", "SSE, 16 connections: streams/s", "sse_16", measures.per_second, limited=True),
     Row("sse_chunks", "… chunks/s", "sse_16", measures.events_per_second, limited=True),
+    Row("sse_cpu", "… CPU ms per 1,000 chunks", "sse_16", measures.cpu_per_thousand_events, ".2f"),
     Row("streams_delivered", "1,000 streams: chunks/s, of 20,000", "streams_1000", measures.events_per_second),
     Row("streams_p50_added", "… delay added to a chunk, p50, ms", "streams_1000",
         measures.quantile("delay", "p50"), ".2f", added=True),

@@ -167,6 +167,13 @@ def cpu_per_thousand(result: Result) -> float | None:
     )
 
 
+def cpu_per_thousand_events(result: Result) -> float | None:
+    """Milliseconds."""
+    return (
+        result["cpu_seconds"] / result["events"] * 1e6 if result["events"] and result["cpu_seconds"] else None
+    )
+
+
 def busy(result: Result) -> float:
     """The share of its core that the proxy used; well below 1, load and upstream were the limit."""
     return float(result["cpu_seconds"] / result["seconds"]) if result["seconds"] else 0.0

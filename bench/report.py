@@ -64,7 +64,17 @@ def _ratios(peers: Sequence[str], rounds: Rounds) -> Table:
     table.add_column("")
     for peer in others:
         table.add_column(f"/ {peer}", justify="right")
-    for name in ("json_1", "json_32", "json_256", "cpu", "sse_streams", "sse_chunks", "upload", "download"):
+    for name in (
+        "json_1",
+        "json_32",
+        "json_256",
+        "cpu",
+        "sse_streams",
+        "sse_chunks",
+        "sse_cpu",
+        "upload",
+        "download",
+    ):
         row = ROW[name]
         table.add_row(row.title, *(_cell(figures.ratio(rounds, row, peer), ".2f") for peer in others))
     return table
