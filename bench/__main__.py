@@ -40,7 +40,8 @@ def main() -> int:
         with upstream(load) as port:
             if options.profile:
                 environments.prepare("shim")
-                profiling.run(console, load, port, options.profile)
+                profiled = also(options)[-1] if options.also else shim()
+                profiling.run(console, load, port, options.profile, profiled)
                 return 0
             Benchmark(options, console, load, port).run()
     except (Missing, Failed) as error:
@@ -68,8 +69,16 @@ def parse() -> argparse.Namespace:
         help="another checkout of the shim, too",
     )
     parser.add_argument("--no-save", action="store_true", help="the table only, no files")
-    parser.add_argument("--profile", choices=profiling.LOADS, help="profile the shim under this load instead")
+    parser.add_argument(
+        "--profile", choices=profiling.LOADS, help="profile the shim, or the --also, under this load instead"
+    )
     return parser.parse_args()
+
+
+def also(options: argparse.Namespace) -> list[Peer]:
+    """The shim of other checkouts."""
+    pairs = [given.partition("=") for given in options.also]
+    return [shim(name, Path(folder).resolve()) for name, _, folder in pairs]
 
 
 @contextlib.contextmanager
@@ -136,10 +145,9 @@ class Benchmark:
                 self.say(f"[red]{name} is missing[/]: {reason}")
         if self.options.also:
             environments.prepare("shim")
-        for given in self.options.also:
-            name, _, folder = given.partition("=")
-            peers[name] = shim(name, Path(folder).resolve())
-            self.versions[name] = "another checkout"
+        for peer in also(self.options):
+            peers[peer.name] = peer
+            self.versions[peer.name] = "another checkout"
         return list(peers.values())
 
     def start(self, peers: list[Peer], stack: contextlib.ExitStack) -> list[Running]:

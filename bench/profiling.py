@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measures import FULL, MEASURES, spec_for
-from bench.peers import Running, all_peers
+from bench.peers import Peer, Running
 from bench.places import CACHE
 from bench.processes import LOAD_CORE, Failed, pinned, run_load
 
@@ -19,11 +19,11 @@ _RATE = 400
 _SHOWN = 40
 
 
-def run(console: Console, load: Path, upstream: int, name: str) -> None:
+def run(console: Console, load: Path, upstream: int, name: str, peer: Peer) -> None:
     """Prints the profile. Raises Failed."""
     measure = next(measure for measure in MEASURES if measure.name == name)
     raw = CACHE / f"profile-{name}.txt"
-    running = Running.start(all_peers()["shim"], upstream, log="shim-profile")
+    running = Running.start(peer, upstream, log="shim-profile")
     try:
         spec = {**spec_for(measure, running, FULL), "duration": _SECONDS + 3.0}
         spy = [
