@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make start` and `make test`. Neither needs root.
-.PHONY: start test check format clean bench bench-quick
+.PHONY: start test check format package bench bench-quick clean
 
 VENV := .venv/bin
 PYTEST_ARGS ?=
@@ -28,9 +28,12 @@ format: .venv/installed
 	@$(VENV)/ruff check --fix .
 	@$(VENV)/ruff format .
 
+package: .venv/installed
+	@$(VENV)/python scripts/package
+
 .venv/installed: requirements.txt requirements-dev.txt scripts/install
 	@scripts/install
 	@touch $@
 
 clean:
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venvs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

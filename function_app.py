@@ -36,3 +36,10 @@ async def healthz(request: Request) -> Response:
 @app.route(trigger_arg_name="request", route="readyz", methods=["GET", "HEAD"])
 async def readyz(request: Request) -> Response:
     return await service.readyz(request)
+
+
+if service.import_schedule:
+
+    @app.timer_trigger(arg_name="timer", schedule=service.import_schedule)
+    async def import_keys(timer: func.TimerRequest) -> None:
+        await service.import_keys()

@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -101,6 +102,7 @@ class Benchmark:
         self.load = load
         self.port = port
         self.began = time.monotonic()
+        self.load_at_start = [round(each, 2) for each in os.getloadavg()]
         self.wanted = options.measures.split(",") if options.measures else None
         self.missing: dict[str, str] = {}
         self.versions: dict[str, str] = {}
@@ -249,7 +251,7 @@ class Benchmark:
             "pace": self.options.pace,
             "rounds": self.rounds_wanted,
             "seconds": round(time.monotonic() - self.began),
-            "machine": machine(),
+            "machine": {**machine(), "load_at_start": self.load_at_start},
             "versions": {**environments.versions(), "peers": self.versions},
             "peers": peers,
             "missing": self.missing,
@@ -303,7 +305,8 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": distribution(),
         "kernel": platform.release(),
-        "load_at_end": [round(load, 2) for load in os.getloadavg()],
+        # Without profile-guided optimisation, everything in Python is slower than it could be.
+        "python_optimised": "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or ""),
     }
 
 

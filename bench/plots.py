@@ -18,7 +18,13 @@ from bench.figures import ROW, Rounds, Spread
 _GREY, _OWN = "#9aa4b2", "#0b6bcb"
 # The same input gives the same file.
 mpl.rcParams.update(
-    {"svg.hashsalt": "bench", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    {
+        "svg.hashsalt": "bench",
+        "svg.fonttype": "none",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
 )
 
 

@@ -43,7 +43,8 @@ async def main() -> int:
     )
     options = parser.parse_args()
     # The environment wins over local settings, as with Core Tools.
-    environ = {**local_settings(FOLDER), **os.environ}
+    # Nobody but this machine's user can ask /readyz, and they want the reasons.
+    environ = {"READYZ_DETAILS": "true", **local_settings(FOLDER), **os.environ}
     async with _upstream(environ) as settings:
         environ = {**settings, **environ}
         if options.func == "auto" and not options.platform_cors and (func := shutil.which("func")):

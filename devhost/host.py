@@ -6,6 +6,7 @@ Not imitated: authorization levels, TLS, `admin` and `runtime` endpoints, scalin
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Self
@@ -65,12 +66,13 @@ class Host:
         *,
         port: int = 0,
         platform_cors: PlatformCors | None = None,
+        python: Path = Path(sys.executable),
     ) -> Self:
         """Starts the worker and listens on 127.0.0.1. Raises WorkerFailed, or OSError if the port is taken.
 
         With `platform_cors` it has the CORS middleware that the host has on Flex Consumption.
         """
-        host = cls(await Worker.start(folder, environ), folder, environ, platform_cors)
+        host = cls(await Worker.start(folder, environ, python=python), folder, environ, platform_cors)
         try:
             await host._listen(port)
         except BaseException:

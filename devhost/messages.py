@@ -5,6 +5,7 @@ In Azure these are protobuf messages over gRPC
 than to be classes that take keywords.
 """
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,10 +65,20 @@ def http_invocation(
 ) -> Message:
     """An invocation of an HTTP trigger as it is with HTTP streams: nothing but the route's parameters."""
     http = Message(method="", url="", headers={}, query={}, params=route_params, body=TypedData())
+    return _invocation(invocation_id, function_id, parameter, TypedData(kind="http", http=http))
+
+
+def timer_invocation(invocation_id: str, function_id: str, parameter: str) -> Message:
+    """An invocation of a timer trigger whose time has come."""
+    timer = json.dumps({"IsPastDue": False, "Schedule": {"AdjustForDST": True}, "ScheduleStatus": None})
+    return _invocation(invocation_id, function_id, parameter, TypedData(kind="json", json=timer))
+
+
+def _invocation(invocation_id: str, function_id: str, parameter: str, data: TypedData) -> Message:
     return Message(
         invocation_id=invocation_id,
         function_id=function_id,
-        input_data=[ParameterBinding(name=parameter, data=TypedData(kind="http", http=http))],
+        input_data=[ParameterBinding(name=parameter, data=data)],
         trigger_metadata={},
         trace_context=Message(trace_parent="", trace_state="", attributes={}),
         retry_context=Message(retry_count=0, max_retry_count=0, exception=None),

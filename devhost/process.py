@@ -45,15 +45,17 @@ class Worker:
         self._listening = asyncio.create_task(self._listen(reader))
 
     @classmethod
-    async def start(cls, folder: Path, environ: Mapping[str, str]) -> Self:
-        """Raises WorkerFailed."""
+    async def start(
+        cls, folder: Path, environ: Mapping[str, str], *, python: Path = Path(sys.executable)
+    ) -> Self:
+        """`python` has what the app requires. Raises WorkerFailed."""
         connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Future()
         server = await asyncio.start_server(
             lambda *ends: connected.set_result(ends), "127.0.0.1", 0, limit=2**20
         )
         address = "{}:{}".format(*server.sockets[0].getsockname())
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "devhost.worker", address, str(folder),
+            python, "-m", "devhost.worker", address, str(folder),
             cwd=folder, start_new_session=True,  # so that Ctrl+C reaches the host alone, which then stops the worker
             env={**environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
         )  # fmt: skip
@@ -89,11 +91,18 @@ class Worker:
 
     def invoke(self, function: Function, params: Mapping[str, str]) -> tuple[str, asyncio.Future[str | None]]:
         """Starts an invocation. Its id goes with the HTTP request; the future gives its failure, or None."""
+        return self._order(function, params=dict(params))
+
+    def fire(self, function: Function) -> asyncio.Future[str | None]:
+        """Starts a timer trigger's function, whatever its schedule; the future gives its failure, or None."""
+        return self._order(function, timer=True)[1]
+
+    def _order(self, function: Function, **details: Any) -> tuple[str, asyncio.Future[str | None]]:
         invocation_id = str(uuid.uuid4())
         ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._under_way[invocation_id] = ended
         order = {"invoke": invocation_id, "function_id": function.function_id,
-                 "parameter": function.parameter, "params": dict(params)}  # fmt: skip
+                 "parameter": function.parameter, **details}  # fmt: skip
         self._writer.write(json.dumps(order).encode() + b"\n")
         return invocation_id, ended
 

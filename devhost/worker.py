@@ -4,26 +4,30 @@
 speaks JSON lines where that speaks gRPC:
 
     <- {"http_uri": …, "functions": [{"name", "function_id", "parameter", "route", "methods"}]}   or {"failure": …}
-    -> {"invoke": id, "function_id": …, "parameter": …, "params": {…}}
+    -> {"invoke": id, "function_id": …, "parameter": …, "params": {…}}   or "timer": true for params
     <- {"ended": id, "failure": null or the exception}
 """
 
 import asyncio
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from azure_functions_runtime import handle_event
 
-from devhost.messages import PROTOS, Message, StatusResult, envelope, http_invocation
+from devhost.messages import PROTOS, Message, StatusResult, envelope, http_invocation, timer_invocation
 
 
 async def run(address: str, folder: Path) -> None:
     host, port = address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
     announcement = await _start(folder)
+    if level := os.environ.get("DEVHOST_LOG_LEVEL"):
+        # The app quietens the SDK's loggers, which a test wants to read.
+        logging.getLogger("azure").setLevel(level)
     _send(writer, announcement)
     await writer.drain()
     tasks: set[asyncio.Task[None]] = set()
@@ -65,7 +69,8 @@ def _describe(function: Message) -> dict[str, Any]:
 
 
 async def _invoke(order: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-    message = http_invocation(order["invoke"], order["function_id"], order["parameter"], order["params"])
+    trigger = (order["invoke"], order["function_id"], order["parameter"])
+    message = timer_invocation(*trigger) if "timer" in order else http_invocation(*trigger, order["params"])
     failure = None
     try:
         response = await handle_event.invocation_request(envelope("invocation_request", message))
@@ -83,6 +88,8 @@ def _send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
 if __name__ == "__main__":
     # As the real worker logs at its root, unless told to log at DEBUG.
     logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=os.environ.get("DEVHOST_LOG_LEVEL", "INFO"),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     asyncio.run(run(sys.argv[1], Path(sys.argv[2])))

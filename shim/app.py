@@ -8,8 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shim import errors, headers, routes
+from shim.answer import explain
 from shim.auth import authenticate
-from shim.body import open_body
+from shim.body import find_route
 from shim.caller import Caller
 from shim.cors import Cors
 from shim.errors import InternalError, ShimError
@@ -53,17 +54,15 @@ class Shim:
 
     async def _forward(self, request: Request, request_id: bytes) -> Response:
         received = request.headers.raw
-        call = routes.parse(request.method, request.scope["raw_path"], request.scope["query_string"])
+        call = routes.parse(
+            request.method, request.scope["raw_path"], request.scope["query_string"], received
+        )
         principal = await authenticate(received, self._keys, self._settings.user_token_header)
         caller = Caller(request.receive)
-        body = await open_body(
-            received,
-            caller,
-            needs_model=routes.needs_model(call, self._settings),
-            max_bytes=self._settings.max_body_bytes,
-        )
-        upstream_request = rewrite(call, received, principal, body, request_id, self._settings)
+        route, body = await find_route(call, received, caller, self._settings)
+        upstream_request = rewrite(call, route, received, principal, body, request_id, self._settings)
         answer = await self._upstream.send(upstream_request, caller)
+        await explain(answer, self._upstream, call, route, caller, self._settings)
         log.info(
             "%s %s -> %d subscription=%s scheme=%s dialect=%s request_id=%s",
             call.method, call.path, answer.status,

@@ -1,66 +1,118 @@
 """A request's body, read only as far as its route depends on it, and sent on byte for byte."""
 
-import io
-from collections.abc import AsyncGenerator, AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
-import msgspec
-from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from multipart import MultipartError, parse_options_header
 
+from shim import routes
 from shim.caller import Caller
 from shim.errors import BodyTooLarge, Headers, InvalidRequest, ModelRequired
 from shim.headers import announces_body, named
+from shim.model_in_form import FormModel
+from shim.model_in_json import JsonModel
+from shim.routes import Call, Route, UseOfModel
+from shim.settings import Settings
+from shim.splice import Splice
 
 _CHUNK = 64 * 1024
 # What has been read of a multipart body before its `model` turned up is kept in memory up to this, on disk beyond.
 _SPOOL_BYTES = 1024 * 1024
-_MAX_MODEL_BYTES = 1024
-_UTF8_BOM = b"\xef\xbb\xbf"
 
 
 class Body:
-    """What was read of a body already, then the rest as it arrives."""
+    """What was read of a body already, then the rest as it arrives. Once iterated over, it is forgotten.
+
+    `model` is what it names, None where it names none or was not read; `growth` is by how many bytes `put_model` has
+    made it longer.
+    """
 
     def __init__(
-        self, rest: AsyncGenerator[bytes], read: IO[bytes] | None = None, model: str | None = None
+        self,
+        rest: AsyncGenerator[bytes],
+        read: IO[bytes] | bytearray | None = None,
+        found: JsonModel | FormModel | None = None,
     ) -> None:
-        self.model = model
+        self.model = found.name if found else None
         self._rest = rest
-        self._read = read
+        self._read = bytearray() if read is None else read
+        self._found = found
+        self._splice: Splice | None = None
+
+    @property
+    def growth(self) -> int:
+        return self._splice.growth if self._splice else 0
+
+    async def put_model(self, name: str) -> None:
+        """Has the body name `name`, all else as it came. Raises InvalidRequest where that cannot be done."""
+        match self._found:
+            case JsonModel():
+                self._splice = await self._found.splice(name)
+            case FormModel():
+                self._splice = self._found.splice(name)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._read is not None:
-            self._read.seek(0)
-            while chunk := self._read.read(_CHUNK):
+        if self._splice is None:
+            for chunk in _chunks(self._read, 0):
                 yield chunk
+        else:
+            for chunk in _chunks(self._read, 0, self._splice.start):
+                yield chunk
+            yield self._splice.replacement
+            for chunk in _chunks(self._read, self._splice.end):
+                yield chunk
+        self.close()  # what was read is not kept in memory as long as the answer streams
         async for chunk in self._rest:
             yield chunk
 
     def close(self) -> None:
-        if self._read is not None:
+        if not isinstance(self._read, bytearray):
             self._read.close()
+        self._read, self._found = bytearray(), None
 
 
-class _Named(msgspec.Struct):
-    # The decoder skips every other field without making objects of it.
-    model: str | None = None
+async def find_route(
+    call: Call, headers: Headers, caller: Caller, settings: Settings
+) -> tuple[Route, Body | None]:
+    """The call's route, and its body, which names the model that the route wants.
+
+    Raises as `open_body` does, and InvalidRequest for a model that cannot be a deployment's name.
+    """
+    use_of_model = routes.use_of_model(call, settings)
+    body = await open_body(headers, caller, use_of_model=use_of_model, max_bytes=settings.max_body_bytes)
+    if body is None:
+        return routes.choose(call, None, settings), None
+    try:
+        route = routes.choose(call, body.model, settings)
+        if route.model is not None:
+            await body.put_model(route.model)
+    except BaseException:
+        body.close()
+        raise
+    return route, body
 
 
-_decoder = msgspec.json.Decoder(_Named)
-
-
-async def open_body(headers: Headers, caller: Caller, *, needs_model: bool, max_bytes: int) -> Body | None:
-    """The request's body, None if it has none; unread unless the route needs the model that it names.
+async def open_body(
+    headers: Headers, caller: Caller, *, use_of_model: UseOfModel, max_bytes: int
+) -> Body | None:
+    """The request's body, None if it has none; unread unless its `model` is of use to the route.
 
     Raises ModelRequired, BodyTooLarge, InvalidRequest, or CallerGone.
     """
     if not announces_body(headers):
-        if needs_model:
+        if use_of_model == "required":
             raise _model_required()
         caller.watch()
         return None
-    return await _read_model(headers, caller.body(), max_bytes) if needs_model else Body(caller.body())
+    if use_of_model == "unread":
+        return Body(caller.body())
+    body = await _read_model(headers, caller.body(), max_bytes)
+    if use_of_model == "required" and not body.model:
+        body.close()
+        raise _model_required()
+    return body
 
 
 async def _read_model(headers: Headers, chunks: AsyncGenerator[bytes], max_bytes: int) -> Body:
@@ -71,38 +123,35 @@ async def _read_model(headers: Headers, chunks: AsyncGenerator[bytes], max_bytes
     content_types = named(headers, b"content-type")
     kind, options = parse_options_header(content_types[0].decode("latin-1") if content_types else "")
     if kind == "multipart/form-data":
-        return await _read_multipart(options.get("boundary", ""), chunks, max_bytes)
+        return await _read_form(options.get("boundary", ""), chunks, max_bytes)
     return await _read_json(chunks, max_bytes)
 
 
 async def _read_json(chunks: AsyncGenerator[bytes], max_bytes: int) -> Body:
-    content = bytearray()
+    parts: list[bytes] = []
+    size = 0
     async for chunk in chunks:
-        if len(content) + len(chunk) > max_bytes:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > max_bytes:
             raise _too_large(max_bytes)
-        content += chunk
-    try:
-        model = _decoder.decode(content.removeprefix(_UTF8_BOM)).model
-    except msgspec.ValidationError:
-        raise ModelRequired("The body must be a JSON object, and `model` in it a string.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidRequest(
-            "The body is not JSON in UTF-8, so that no `model` can be read from it."
-        ) from None
-    return Body(chunks, io.BytesIO(content), _required(model))
+    content = bytearray().join(parts)
+    parts.clear()
+    await asyncio.sleep(0)  # joining takes milliseconds, decoding as many
+    return Body(chunks, content, JsonModel(content))
 
 
-async def _read_multipart(boundary: str, chunks: AsyncGenerator[bytes], max_bytes: int) -> Body:
+async def _read_form(boundary: str, chunks: AsyncGenerator[bytes], max_bytes: int) -> Body:
     read = SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - it is the body's, which closes it
     try:
-        finder = _ModelPart(boundary, max_bytes)
+        form = FormModel(boundary, max_bytes)
         async for chunk in chunks:
             if read.tell() + len(chunk) > max_bytes:
                 raise _too_large(max_bytes)
             read.write(chunk)
-            if finder.feed(chunk):
+            if form.feed(chunk):
                 break
-        return Body(chunks, read, _required(finder.model))
+        return Body(chunks, read, form)
     except MultipartError:
         read.close()
         raise InvalidRequest("The body is not the multipart/form-data that its Content-Type says.") from None
@@ -111,33 +160,14 @@ async def _read_multipart(boundary: str, chunks: AsyncGenerator[bytes], max_byte
         raise
 
 
-class _ModelPart:
-    """Finds the part `model`, wherever it stands among the others."""
-
-    def __init__(self, boundary: str, max_bytes: int) -> None:
-        self.model: str | None = None
-        self._parser = PushMultipartParser(boundary, max_segment_size=max_bytes)
-        self._value: bytearray | None = None
-
-    def feed(self, chunk: bytes) -> bool:
-        """Whether `model` is known now. Raises MultipartError, InvalidRequest."""
-        for event in self._parser.parse(chunk):
-            if isinstance(event, MultipartSegment):
-                self._value = bytearray() if event.name == "model" and event.filename is None else None
-            elif event is None and self._value is not None:
-                self.model = self._value.decode("utf-8", "replace")
-                return True
-            elif event and self._value is not None:
-                self._value += event
-                if len(self._value) > _MAX_MODEL_BYTES:
-                    raise InvalidRequest("The part `model` is too long to be a model's name.")
-        return False
-
-
-def _required(model: str | None) -> str:
-    if not model:
-        raise _model_required()
-    return model
+def _chunks(read: IO[bytes] | bytearray, start: int, end: int | None = None) -> Iterator[bytes]:
+    if isinstance(read, bytearray):
+        for at in range(start, len(read) if end is None else end, _CHUNK):
+            yield bytes(read[at : at + _CHUNK if end is None else min(at + _CHUNK, end)])
+        return
+    read.seek(start)
+    while chunk := read.read(_CHUNK if end is None else min(_CHUNK, end - read.tell())):
+        yield chunk
 
 
 def _model_required() -> ModelRequired:

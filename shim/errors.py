@@ -12,6 +12,7 @@ ShimError
  ├── NotFound                  404  no such route here
  ├── CallerGone                499  nobody is left to read this one
  ├── InternalError             500  a defect of ours
+ ├── RealtimeNotSupported      501  a WebSocket, which a Function cannot carry
  ├── Misconfigured             503  settings are missing or wrong
  ├── KeyStoreUnavailable       503  the key could not be checked; never a 401
  └── UpstreamFailed
@@ -111,6 +112,12 @@ class InternalError(ShimError):
     status = 500
     type = "api_error"
     code = "internal_error"
+
+
+class RealtimeNotSupported(ShimError):
+    status = 501
+    type = "invalid_request_error"
+    code = "realtime_not_supported"
 
 
 class Misconfigured(ShimError):

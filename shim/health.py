@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from starlette.responses import Response
 
@@ -16,51 +17,82 @@ log = logging.getLogger("shim")
 _REMEMBERED_SECONDS = 5.0
 _PATIENCE_SECONDS = 5.0
 
-type Check = Callable[[], Awaitable[None]]
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something that must hold before a call can be served.
+
+    `run` raises ShimError with an operator's reason, which may name hosts and identities; `plain` is the reason
+    for anonymous callers, which names none.
+    """
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+    plain: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    name: str
+    seconds: float
+    reason: str | None = None
+    plain: str | None = None
 
 
 class Readiness:
-    """Runs named checks, remembers the outcome for some seconds, and tells anonymous callers no names of hosts."""
+    """Runs checks side by side, remembers their outcome for some seconds, and asks each once for all who wait.
 
-    def __init__(self, checks: dict[str, Check], *, clock: Callable[[], float] = time.monotonic) -> None:
+    `details` shows anonymous callers the operator's reasons.
+    """
+
+    def __init__(
+        self, checks: list[Check], *, details: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._checks = checks
+        self._details = details
         self._clock = clock
         self._lock = asyncio.Lock()
         self._checked_at = float("-inf")
-        self._outcome: list[dict[str, object]] = []
+        self._outcomes: list[_Outcome] = []
 
     async def report(self) -> Response:
         """200 if every check passed, else 503; each by name, with milliseconds and a reason where it failed."""
         async with self._lock:
             if self._clock() - self._checked_at >= _REMEMBERED_SECONDS:
-                self._outcome = list(
-                    await asyncio.gather(*(self._run(*check) for check in self._checks.items()))
-                )
+                self._outcomes = list(await asyncio.gather(*map(self._run, self._checks)))
                 self._checked_at = self._clock()
-        ready = all(check["ok"] for check in self._outcome)
+        ready = all(outcome.reason is None for outcome in self._outcomes)
         return _json(
-            200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": self._outcome}
+            200 if ready else 503,
+            {"status": "ready" if ready else "not ready", "checks": [self._shown(o) for o in self._outcomes]},
         )
 
-    async def _run(self, name: str, check: Check) -> dict[str, object]:
+    async def _run(self, check: Check) -> _Outcome:
         started = self._clock()
         reason = None
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                await check()
+                await check.run()
         except TimeoutError:
             reason = f"no answer within {_PATIENCE_SECONDS:g} s"
         except ShimError as error:
             reason = error.message
-        outcome: dict[str, object] = {
-            "name": name,
-            "ok": reason is None,
-            "milliseconds": round((self._clock() - started) * 1000),
-        }
+        except Exception as defect:
+            # By type alone: its message could hold anything.
+            reason = f"the check itself failed ({type(defect).__name__})"
         if reason is not None:
-            log.warning("not ready: %s: %s", name, reason)
-            outcome["reason"] = reason
-        return outcome
+            log.warning("not ready: %s: %s", check.name, reason)
+        return _Outcome(check.name, self._clock() - started, reason, check.plain)
+
+    def _shown(self, outcome: _Outcome) -> dict[str, object]:
+        shown = {
+            "name": outcome.name,
+            "ok": outcome.reason is None,
+            "milliseconds": round(outcome.seconds * 1000),
+        }
+        if outcome.reason is not None:
+            shown["reason"] = outcome.reason if self._details else outcome.plain
+        return shown
 
 
 def alive() -> Response:

@@ -6,7 +6,7 @@ from shim.auth import Principal
 from shim.body import Body
 from shim.errors import Headers
 from shim.headers import for_upstream
-from shim.routes import Call, route
+from shim.routes import Call, Route
 from shim.settings import Settings
 
 
@@ -23,20 +23,24 @@ class UpstreamRequest:
 
 def rewrite(
     call: Call,
+    route: Route,
     headers: Headers,
     principal: Principal,
     body: Body | None,
     request_id: bytes,
     settings: Settings,
 ) -> UpstreamRequest:
-    """Puts the key where APIM looks for it and the path where the API has it.
-
-    Raises InvalidRequest for a model that cannot be a deployment's name.
-    """
-    target = route(call, body.model if body else None, settings)
+    """Puts the key where APIM looks for it and the path where the API has it."""
     key_header = settings.apim_key_header.encode()
     added = [(key_header, principal.subscription.key.encode()), (b"x-request-id", request_id)]
     if principal.authorization is not None:
         added.append((b"authorization", principal.authorization))
     kept = for_upstream(headers, drop=(key_header, settings.user_token_header.encode()), add=added)
-    return UpstreamRequest(call.method, target.origin, target.path_and_query, kept, body)
+    if body is not None and body.growth:
+        kept = [_grown(header, body.growth) for header in kept]
+    return UpstreamRequest(call.method, route.origin, route.path_and_query, kept, body)
+
+
+def _grown(header: tuple[bytes, bytes], growth: int) -> tuple[bytes, bytes]:
+    name, value = header
+    return (name, b"%d" % (int(value) + growth)) if name == b"content-length" else header

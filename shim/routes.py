@@ -1,62 +1,75 @@
-"""Where a call goes: from the caller's path and query to those of the APIM API. Pure."""
+"""Where a call goes: from the caller's path, query and model to those of the APIM API. Pure."""
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
-from shim.errors import InvalidPath, InvalidRequest, NotFound
-from shim.settings import Settings
-
-type Dialect = Literal["legacy", "v1"]
-
-# The operations whose deployment the legacy API has in its path, as `/deployments/{deployment}<operation>`.
-# The v1 API has the deployment in the body, as `model`.
-DEPLOYMENT_OPERATIONS = frozenset(
-    [
-        "/audio/speech",
-        "/audio/transcriptions",
-        "/audio/translations",
-        "/chat/completions",
-        "/completions",
-        "/embeddings",
-        "/images/edits",
-        "/images/generations",
-    ]
-)
+from shim import operations
+from shim.errors import Headers, InvalidPath, InvalidRequest, NotFound, RealtimeNotSupported
+from shim.operations import Operation
+from shim.settings import Api, Settings
 
 # The first that fits. What follows is the path below the API.
-_ROOTS: tuple[tuple[str, Dialect], ...] = (("/openai/v1", "v1"), ("/openai", "legacy"), ("/v1", "v1"))
+_ROOTS: tuple[tuple[str, Api], ...] = (("/openai/v1", "v1"), ("/openai", "legacy"), ("/v1", "v1"))
+_DEPLOYMENT = re.compile(r"/deployments/(?P<deployment>[^/]+)(?P<path>/.+)")
+_REALTIME = ("GET", "/realtime")
 
 # Subscription keys and Functions keys; in no case are they the caller's to send upstream.
 _KEY_PARAMETERS = frozenset(["subscription-key", "code", "clientid"])
+_API_VERSION = "api-version"
 
 _DATED = re.compile(r"\d{4}-\d{2}-\d{2}")
 _MAX_MODEL_LENGTH = 256
 # Encodings of encodings, of which a gateway and the service behind it may each undo one.
 _MAX_ENCODINGS = 4
 
+type UseOfModel = Literal["unread", "optional", "required"]
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What the caller asked for: `path` and `query` are as they were sent, `path` below the API's root."""
+    """What the caller asked for: `path` and `query` are as they were sent, `path` below the API's root.
+
+    Where the table knows the operation, `operation_path` is its path in the v1 API, ids as they were sent;
+    `deployment` is the one that an AzureOpenAI client has in the path, as it was sent.
+    """
 
     method: str
-    dialect: Dialect
+    dialect: Api
     path: str
     query: str
+    operation: Operation | None = None
+    operation_path: str = ""
+    deployment: str | None = None
+
+    @property
+    def has_model_in_body(self) -> bool:
+        """Whether the body's `model` names what the call is for."""
+        return (
+            self.operation is not None and self.operation.deployment != "nowhere" and self.deployment is None
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Where the call goes: `origin` is `https://host[:port]`, `path_and_query` what is asked of it."""
+class Route:
+    """Where the call goes: `origin` is `https://host[:port]`, `path_and_query` what is asked of it.
+
+    `deployment` is the one asked for and `named` what the body named, where the shim knows them; `model` is what the
+    body has to name, None where it stays as it came.
+    """
 
     origin: str
     path_and_query: str
+    named: str | None = None
+    deployment: str | None = None
+    model: str | None = None
 
 
-def parse(method: str, raw_path: bytes, raw_query: bytes) -> Call:
-    """Raises InvalidPath if the path could leave the configured base, NotFound if it is not of an OpenAI API."""
+def parse(method: str, raw_path: bytes, raw_query: bytes, headers: Headers) -> Call:
+    """Raises InvalidPath if the path could leave the configured base, NotFound if it is not of an OpenAI API,
+    RealtimeNotSupported for a WebSocket.
+    """
     try:
         path, query = raw_path.decode("ascii"), raw_query.decode("ascii")
     except UnicodeDecodeError:
@@ -68,40 +81,99 @@ def parse(method: str, raw_path: bytes, raw_query: bytes) -> Call:
         below = path[len(root) :]
         # The host's routes ignore case.
         if path[: len(root)].lower() == root and (not below or below.startswith("/")):
-            return Call(method, dialect, below, query)
+            # The host removes `Upgrade`, but not this one (RFC 6455, section 4.1).
+            if (method, below.rstrip("/")) == _REALTIME or any(
+                name == b"sec-websocket-key" for name, _ in headers
+            ):
+                raise RealtimeNotSupported(
+                    "The Realtime API needs a WebSocket, which this shim cannot carry. Connect the realtime client to"
+                    " the APIM API or to the Azure OpenAI resource itself, or stream over HTTP: chat completions or"
+                    ' responses with "stream": true, and audio through /audio/transcriptions and /audio/speech.'
+                )
+            return _recognise(Call(method, dialect, below, query))
     raise NotFound(
         'There is nothing at this path. Point the client at "https://<this host>/openai/v1"'
         ' (OpenAI) or at "https://<this host>" (AzureOpenAI).'
     )
 
 
-def needs_model(call: Call, settings: Settings) -> bool:
-    """Whether the route depends on the `model` in the body: a v1 call that the legacy API has under deployments.
+def use_of_model(call: Call, settings: Settings) -> UseOfModel:
+    """Whether the body's `model` decides where the call goes, or has to be put right in the body.
 
-    By method too: `GET /chat/completions` lists stored completions, of all deployments.
+    A body that is neither is not read.
     """
-    to_deployment = call.method == "POST" and call.path.rstrip("/") in DEPLOYMENT_OPERATIONS
-    return to_deployment and call.dialect == "v1" and settings.apim_api == "legacy"
+    apis = {settings.apim_api, *settings.model_apis.values()}
+    if call.deployment is not None:
+        return "optional" if _api(call, None, unquote(call.deployment), settings) == "v1" else "unread"
+    if not call.has_model_in_body or call.operation is None:
+        return "unread"
+    maps = call.dialect == "v1" and any(
+        model != deployment for model, deployment in settings.model_deployments.items()
+    )
+    if call.operation.deployment == "path":
+        return "required" if maps or "legacy" in apis else "unread"
+    return "optional" if maps or len(apis) > 1 else "unread"
 
 
-def route(call: Call, model: str | None, settings: Settings) -> Target:
-    """Where `call` goes. `model` is needed for deployment operations on a legacy API only.
+def choose(call: Call, named: str | None, settings: Settings) -> Route:
+    """Where `call` goes, whose body names the model `named`; None where it names none or was not read.
 
     Raises InvalidRequest for a model that cannot be a deployment's name.
     """
-    if settings.apim_api == "v1" and call.dialect == "v1":
-        return _target(settings.apim_v1_base_url, call.path, _without_keys(call.query))
-    path = call.path
-    if model is not None:
-        deployment = settings.model_deployments.get(model, model)
-        path = f"/deployments/{_encoded(deployment)}{path}"
-    return _target(settings.apim_base_url, path, _with_api_version(call, settings.apim_api_version))
+    deployment = _deployment(call, named, settings)
+    api = _api(call, named, deployment, settings)
+    if api == "legacy":
+        base, query = settings.apim_base_url, _with_api_version(call, settings.apim_api_version)
+    elif call.dialect == "legacy":
+        base, query = settings.apim_v1_base_url, _without(_KEY_PARAMETERS | {_API_VERSION}, call.query)
+    else:
+        base, query = settings.apim_v1_base_url, _without(_KEY_PARAMETERS, call.query)
+    in_body = api == "v1" or (call.operation is not None and call.operation.deployment == "body")
+    model = deployment if in_body and deployment != named else None
+    parts = urlsplit(base)
+    target = parts.path + _path(call, api, deployment) + (f"?{'&'.join(query)}" if query else "")
+    return Route(f"{parts.scheme}://{parts.netloc}", target, named, deployment, model)
 
 
-def _target(base_url: str, path: str, parameters: list[str]) -> Target:
-    base = urlsplit(base_url)
-    query = "&".join(parameters)
-    return Target(f"{base.scheme}://{base.netloc}", f"{base.path}{path}" + (f"?{query}" if query else ""))
+def _recognise(call: Call) -> Call:
+    """The call with the table's operation, whose path has no trailing slash."""
+    path, deployment = call.path.rstrip("/"), None
+    if call.dialect == "legacy" and (match := _DEPLOYMENT.fullmatch(path)):
+        path, deployment = match["path"], match["deployment"]
+    operation = operations.find(call.method, path)
+    # In a legacy path, these operations and no others stand under a deployment.
+    under_deployment = operation is not None and operation.deployment == "path"
+    if operation is None or (call.dialect == "legacy" and under_deployment != (deployment is not None)):
+        return call
+    return Call(call.method, call.dialect, call.path, call.query, operation, path, deployment)
+
+
+def _deployment(call: Call, named: str | None, settings: Settings) -> str | None:
+    """OpenAI clients name models, AzureOpenAI clients deployments."""
+    if call.deployment is not None:
+        return unquote(call.deployment)
+    if named is None or call.dialect == "legacy":
+        return named
+    return settings.model_deployments.get(named, named)
+
+
+def _api(call: Call, named: str | None, deployment: str | None, settings: Settings) -> Api:
+    if call.operation is None:
+        # Passed on as it is: what the table does not know, the v1 API need not have.
+        return settings.apim_api if call.dialect == "v1" else "legacy"
+    for name in (named if call.deployment is None else None, deployment):
+        if name is not None and name in settings.model_apis:
+            return settings.model_apis[name]
+    return settings.apim_api
+
+
+def _path(call: Call, api: Api, deployment: str | None) -> str:
+    if api == call.dialect or call.operation is None:
+        return call.path
+    if api == "v1" or call.operation.deployment != "path":
+        return call.operation_path
+    assert deployment is not None, "a required model was not read"
+    return f"/deployments/{_encoded(deployment)}{call.operation_path}"
 
 
 def _refuse_escapes(path: str) -> None:
@@ -130,20 +202,27 @@ def _encoded(deployment: str) -> str:
     return encoded
 
 
-def _without_keys(query: str) -> list[str]:
-    return [
-        parameter for parameter in query.split("&") if parameter and _name(parameter) not in _KEY_PARAMETERS
-    ]
+def _without(names: frozenset[str], query: str) -> list[str]:
+    return [parameter for parameter in query.split("&") if parameter and _name(parameter) not in names]
 
 
 def _with_api_version(call: Call, default: str) -> list[str]:
-    parameters = _without_keys(call.query)
-    versions = [parameter for parameter in parameters if _name(parameter) == "api-version"]
+    """The parameters with one api-version: the first of the caller's that the legacy API can use, or the default."""
+    kept: list[str] = []
+    found = False
+    for parameter in _without(_KEY_PARAMETERS, call.query):
+        if _name(parameter) != _API_VERSION:
+            kept.append(parameter)
+        elif not found and _is_usable(parameter, call.dialect):
+            kept.append(parameter)
+            found = True
+    return kept if found else [*kept, f"{_API_VERSION}={quote(default)}"]
+
+
+def _is_usable(version: str, dialect: Api) -> bool:
+    value = version.partition("=")[2]
     # What v1 callers may send (`preview`) means nothing to the dated API.
-    if any(call.dialect == "legacy" or _DATED.match(version.partition("=")[2]) for version in versions):
-        return parameters
-    others = [parameter for parameter in parameters if parameter not in versions]
-    return [*others, f"api-version={quote(default)}"]
+    return bool(value) if dialect == "legacy" else _DATED.match(value) is not None
 
 
 def _name(parameter: str) -> str:

@@ -1,7 +1,8 @@
 """The shim put together from the environment; what is wrong with that is said on every call."""
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,14 +10,18 @@ from starlette.responses import Response
 from shim import health
 from shim.app import Shim, new_request_id, refuse, respond
 from shim.cors import Cors
-from shim.errors import Misconfigured
-from shim.health import Readiness
+from shim.errors import KeyStoreUnavailable, Misconfigured
+from shim.health import Check, Readiness
 from shim.keys import open_key_store
+from shim.keys.importing import import_keys
+from shim.keys.store import KeyStore
 from shim.settings import Settings, SettingsError
 from shim.transport import AiohttpTransport
 from shim.upstream import Upstream
 
 log = logging.getLogger("shim")
+
+_WHERE_TO_LOOK = "the log says why, and so does this page with READYZ_DETAILS=true"
 
 
 class Service:
@@ -27,6 +32,8 @@ class Service:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._shim: Shim | None = None
+        self._settings: Settings | None = None
+        self._warming: asyncio.Task[None] | None = None
         try:
             settings = Settings.from_environment(environ)
         except SettingsError as error:
@@ -35,21 +42,41 @@ class Service:
             self._problems = error.problems
             # No max-age: what browsers remember would outlast the faulty settings.
             self._cors = Cors(error.cors_origins, credentials=error.cors_credentials, max_age=0)
-            self._readiness = Readiness({"settings": self._check_settings})
+            # The flag may be good where others are not.
+            details = environ.get("READYZ_DETAILS", "").strip().lower() == "true"
+            self._readiness = Readiness([self._settings_check()], details=details)
         else:
             self._problems = []
             self._cors = Cors.of(settings)
+            self._settings = settings
             keys = open_key_store(settings)
             transport = AiohttpTransport(connect_timeout=settings.upstream_connect_timeout)
             upstream = Upstream(transport, first_byte_timeout=settings.upstream_first_byte_timeout)
             self._shim = Shim(settings, keys, upstream)
             self._readiness = Readiness(
-                {
-                    "settings": self._check_settings,
-                    "key store": keys.check,
-                    "upstream": lambda: upstream.check(settings.apim_base_url),
-                }
+                [
+                    self._settings_check(),
+                    Check("key store", keys.check, f"the key store could not be read; {_WHERE_TO_LOOK}"),
+                    Check(
+                        "upstream",
+                        lambda: upstream.check(settings.apim_base_url),
+                        f"the APIM API could not be reached; {_WHERE_TO_LOOK}",
+                    ),
+                ],
+                details=settings.readyz_details,
             )
+            self._warming = _in_background(_warm(keys))
+
+    @property
+    def import_schedule(self) -> str | None:
+        """When keys are imported from APIM, as NCRONTAB; None where no service is named."""
+        settings = self._settings
+        return settings.apim_import_schedule if settings and settings.apim_resource_id else None
+
+    async def import_keys(self) -> None:
+        """Brings APIM's keys into the vault. Raises ApimError or VaultError, whose reasons name no key."""
+        if self._settings is not None:
+            await import_keys(self._settings)
 
     async def proxy(self, request: Request) -> Response:
         if self._shim is None:
@@ -74,6 +101,32 @@ class Service:
         response.raw_headers = self._cors.decorate(response.raw_headers, request.headers.get("origin"))
         return response
 
+    def _settings_check(self) -> Check:
+        # A problem begins with the name of its setting, and a name gives nothing away.
+        names = {problem.split()[0].rstrip(":") for problem in self._problems}
+        return Check(
+            "settings",
+            self._check_settings,
+            f"missing or wrong: {', '.join(sorted(names))}; {_WHERE_TO_LOOK}",
+        )
+
     async def _check_settings(self) -> None:
         if self._problems:
             raise Misconfigured("; ".join(self._problems))
+
+
+def _in_background(work: Coroutine[None, None, None]) -> asyncio.Task[None] | None:
+    """Starts `work` where an event loop runs, as it does when the worker imports the app."""
+    try:
+        return asyncio.get_running_loop().create_task(work)
+    except RuntimeError:
+        work.close()
+        return None
+
+
+async def _warm(keys: KeyStore) -> None:
+    """Has the vault's SDK imported and a token fetched before the first caller needs them."""
+    try:
+        await keys.check()
+    except KeyStoreUnavailable as failure:
+        log.warning("the key store is not ready yet: %s", failure.message)

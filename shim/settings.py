@@ -10,15 +10,32 @@ from shim.origins import OriginPattern
 
 MIB = 1024 * 1024
 
+type Api = Literal["legacy", "v1"]
+
 # Latest GA dated version of the data plane's inference API:
 # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
 LATEST_GA_API_VERSION = "2024-10-21"
+
+_APIS: dict[str, Api] = {"legacy": "legacy", "v1": "v1"}
+
+AZURE_RESOURCE_MANAGER_URL = "https://management.azure.com"
+APIM_RESOURCE_ID_FORM = (
+    "/subscriptions/<id>/resourceGroups/<group>/providers/Microsoft.ApiManagement/service/<name>"
+)
 
 # RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#objects-identifiers-and-versioning
 # A secret's name has at most 127 characters, of which a digest takes 64.
 _SECRET_PREFIX = re.compile(r"[0-9A-Za-z-]{0,63}")
+
+# https://learn.microsoft.com/azure/azure-resource-manager/management/overview: a service of API Management.
+_APIM_RESOURCE_ID = re.compile(
+    r"/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.ApiManagement/service/[^/\s]+",
+    re.IGNORECASE,
+)
+# https://learn.microsoft.com/azure/azure-functions/functions-bindings-timer#ncrontab-expressions, with seconds.
+_SCHEDULE = re.compile(r"[0-9*/,\-]+( +[0-9A-Za-z*/,\-]+){5}")
 
 # Dedicated and Premium plans set the first, Consumption and Flex Consumption the others.
 _SET_ONLY_IN_AZURE = ("WEBSITE_INSTANCE_ID", "WEBSITE_POD_NAME", "WEBSITE_SITE_NAME")
@@ -47,11 +64,13 @@ class Settings:
     """What the shim was told; names and meanings are those of the README's table. Times are in seconds."""
 
     apim_base_url: str
-    apim_api: Literal["legacy", "v1"]
+    apim_api: Api
     apim_v1_base_url: str
     apim_api_version: str
     apim_key_header: str
+    model_apis: Mapping[str, Api]
     model_deployments: Mapping[str, str]
+    models: tuple[str, ...]
     key_vault_url: str | None
     key_lookup: Literal["digest", "scan"]
     key_secret_prefix: str
@@ -68,6 +87,13 @@ class Settings:
     sse_heartbeat: float
     max_body_bytes: int
     azure_client_id: str | None
+    readyz_details: bool
+    azure_resource_manager_url: str
+    apim_resource_id: str | None
+    apim_import_schedule: str
+    apim_import_products: tuple[str, ...]
+    apim_import_apis: tuple[str, ...]
+    apim_import_prune: bool
     in_azure: bool
 
     @classmethod
@@ -81,13 +107,15 @@ class Settings:
         base_url = read.url("APIM_BASE_URL", required=True)
         settings = cls(
             apim_base_url=base_url,
-            apim_api="v1" if read.choice("APIM_API", ("legacy", "v1"), "legacy") == "v1" else "legacy",
+            apim_api=_APIS.get(read.choice("APIM_API", tuple(_APIS), "legacy"), "legacy"),
             apim_v1_base_url=read.url("APIM_V1_BASE_URL") or (base_url and f"{base_url}/v1"),
             apim_api_version=read.matching(
                 "APIM_API_VERSION", r"[0-9A-Za-z.-]+", LATEST_GA_API_VERSION, "like 2024-10-21"
             ),
             apim_key_header=read.header_name("APIM_KEY_HEADER", "api-key"),
+            model_apis=read.apis("MODEL_APIS"),
             model_deployments=dict(read.pairs("MODEL_DEPLOYMENTS", "model=deployment")),
+            models=read.names("MODELS"),
             key_vault_url=read.url("KEY_VAULT_URL", https_only=True) or None,
             key_lookup="scan"
             if read.choice("KEY_LOOKUP", ("digest", "scan"), "digest") == "scan"
@@ -111,6 +139,19 @@ class Settings:
             sse_heartbeat=read.number("SSE_HEARTBEAT", 15, least=0),
             max_body_bytes=int(read.number("MAX_BODY_BYTES", 100 * MIB, least=1)),
             azure_client_id=read.text("AZURE_CLIENT_ID") or None,
+            readyz_details=read.flag("READYZ_DETAILS"),
+            azure_resource_manager_url=read.url("AZURE_RESOURCE_MANAGER_URL", https_only=True)
+            or AZURE_RESOURCE_MANAGER_URL,
+            apim_resource_id=read.matching(
+                "APIM_RESOURCE_ID", _APIM_RESOURCE_ID.pattern + "|", "", f"like {APIM_RESOURCE_ID_FORM}"
+            )
+            or None,
+            apim_import_schedule=read.matching(
+                "APIM_IMPORT_SCHEDULE", _SCHEDULE.pattern, "0 */5 * * * *", "six fields like 0 */5 * * * *"
+            ),
+            apim_import_products=read.names("APIM_IMPORT_PRODUCTS"),
+            apim_import_apis=read.names("APIM_IMPORT_APIS"),
+            apim_import_prune=read.flag("APIM_IMPORT_PRUNE"),
             in_azure=in_azure,
         )
         read.problems += settings._contradictions(in_azure)
@@ -130,6 +171,8 @@ class Settings:
             problems.append(f"KEY_VAULT_URL is missing: set it to https://<vault>.vault.azure.net{local}")
         if self.key_vault_url and self.local_subscription_keys:
             problems.append("KEY_VAULT_URL and LOCAL_SUBSCRIPTION_KEYS are both set: keep one")
+        if self.apim_resource_id and not self.key_vault_url:
+            problems.append("APIM_RESOURCE_ID needs KEY_VAULT_URL, where the imported keys are put")
         if self.user_token_header == self.apim_key_header:
             problems.append("USER_TOKEN_HEADER and APIM_KEY_HEADER must differ")
         if self.cors_allow_credentials and any(origin.is_any for origin in self.cors_allowed_origins):
@@ -202,6 +245,16 @@ class _Reader:
         if len({left for left, _ in found}) < len(found):
             self.problems.append(f"{name} names something twice")
         return found
+
+    def apis(self, name: str) -> dict[str, Api]:
+        pairs = self.pairs(name, "model=v1")
+        if any(api.lower() not in _APIS for _, api in pairs):
+            self.problems.append(f"{name} must give each model one of {', '.join(_APIS)}")
+        return {model: _APIS.get(api.lower(), "legacy") for model, api in pairs}
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """`a,b,c`, each once."""
+        return tuple(dict.fromkeys(filter(None, (part.strip() for part in self.text(name).split(",")))))
 
     def origins(self, name: str) -> tuple[OriginPattern, ...]:
         origins = []

@@ -102,6 +102,9 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 timeout=self._timeout,
                 max_field_size=_MAX_HEADER_BYTES,
             )
+            # Else aiohttp repeats idempotent requests whose pooled connection closes under them, sent or not.
+            # There is no public way to say so (aiohttp's own test client does the same).
+            self._session._retry_connection = False
         return self._session
 
 

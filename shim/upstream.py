@@ -25,9 +25,32 @@ class UpstreamResponse:
         self.headers: Headers = response.headers.raw
         self._stream = response.stream
         self._body = body
+        self._read: list[bytes] = []
+        self._replaced = False
+
+    async def read(self, limit: int) -> bytes | None:
+        """The whole body if it has no more than `limit` bytes; what was read is still there to be iterated over."""
+        size = 0
+        async for chunk in self._chunks():
+            self._read.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                return None
+        return b"".join(self._read)
+
+    def replace(self, status: int, headers: Headers, content: bytes) -> None:
+        """Another answer in place of upstream's."""
+        self.status, self.headers, self._read, self._replaced = status, headers, [content], True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Raises UpstreamBroken when upstream dies before the end."""
+        for chunk in self._read:
+            yield chunk
+        if not self._replaced:
+            async for chunk in self._chunks():
+                yield chunk
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
         assert isinstance(self._stream, httpx.AsyncByteStream)
         try:
             async for chunk in self._stream:
@@ -60,9 +83,29 @@ class Upstream:
                 undo.callback(request.body.close)
             with self._translating_errors(), caller.cancelling():
                 async with asyncio.timeout(self._first_byte_timeout) as clock:
-                    response = await self._transport.handle_async_request(self._prepare(request, clock))
+                    response = await self._reach(request, clock)
             undo.pop_all()
             return UpstreamResponse(response, request.body)
+
+    async def read(self, answer: UpstreamResponse, limit: int, caller: Caller) -> bytes | None:
+        """The answer's body if it has no more than `limit` bytes; the answer can be sent on all the same.
+
+        Raises UpstreamBroken, UpstreamTimeout or CallerGone, and has closed the answer then.
+        """
+        try:
+            with self._translating_errors(), caller.cancelling():
+                async with asyncio.timeout(self._first_byte_timeout):
+                    return await answer.read(limit)
+        except BaseException:
+            await answer.close()
+            raise
+
+    async def _reach(self, request: UpstreamRequest, clock: asyncio.Timeout) -> httpx.Response:
+        """Tries a second connection where the first did not come about, since nothing was sent then."""
+        try:
+            return await self._transport.handle_async_request(self._prepare(request, clock))
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            return await self._transport.handle_async_request(self._prepare(request, clock))
 
     @contextmanager
     def _translating_errors(self) -> Iterator[None]:

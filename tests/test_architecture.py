@@ -1,6 +1,9 @@
 """Imports point one way, and each outside library has its one place."""
 
 import ast
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +13,16 @@ from tests.conftest import ROOT
 
 # A module may import from its own layer and from those before it.
 LAYERS = [
-    {"origins", "errors"},
-    {"settings", "headers"},
-    {"keys", "cors", "caller", "transport"},
-    {"body"},
+    {"origins", "errors", "operations", "splice"},
+    {"settings", "headers", "model_in_json", "model_in_form"},
+    {"keys", "cors", "caller", "transport", "apim_errors", "models"},
     {"auth", "routes"},
+    {"body"},
     {"rewrite"},
     {"upstream"},
-    {"streaming"},
+    {"streaming", "answer"},
     {"app", "health"},
-    {"service", "functions_http"},
+    {"service", "functions_http", "cli", "doctor"},
     {"function_app", "__main__"},
 ]
 LEVELS = {name: level for level, layer in enumerate(LAYERS) for name in layer}
@@ -31,13 +34,17 @@ PLACES = {
     "azure_functions_runtime": {"functions_http"},
     "azure.identity": {"keys"},
     "azure.keyvault": {"keys"},
+    "azure.mgmt": {"keys"},
+    "typer": {"cli", "__main__"},
+    "rich": {"cli"},
     "httpx": {"upstream", "transport"},
-    "aiohttp": {"transport", "keys"},
+    "aiohttp": {"transport", "keys", "doctor"},
     "uvicorn": {"functions_http"},
-    "multipart": {"body"},
+    "multipart": {"body", "model_in_form"},
+    "msgspec": {"model_in_json"},
 }
 FILES = sorted([ROOT / "function_app.py", *(ROOT / "shim").rglob("*.py")])
-PURE = {"cors", "routes", "rewrite", "headers", "origins"}
+PURE = {"cors", "routes", "rewrite", "headers", "origins", "operations", "models", "apim_errors", "splice"}
 INPUT_OUTPUT = {
     "asyncio",
     "socket",
@@ -71,7 +78,7 @@ CASES = [
         module_of(file.relative_to(ROOT).with_suffix("").parts), file, id=str(file.relative_to(ROOT))
     )
     for file in FILES
-    if file.name != "__init__.py" or file.parent.name == "keys"
+    if file.name != "__init__.py" or file.parent.name in ("keys", "cli")
 ]
 
 
@@ -102,3 +109,24 @@ def test_nothing_deployed_imports_what_is_not() -> None:
     for file in FILES:
         for name in imports(ast.parse(file.read_text())):
             assert name.split(".")[0] not in {"devhost", "tests", "bench"}
+
+
+def test_importing_the_app_loads_nothing_that_only_operators_or_the_vault_need() -> None:
+    # As in Azure, where these are not installed. (httpx imports rich for its own command line where it can.)
+    script = """
+import json, os, sys
+sys.modules.update(typer=None, rich=None)
+os.environ.update(
+    APIM_BASE_URL="https://a.example/openai",
+    KEY_VAULT_URL="https://v.vault.azure.net",
+    APIM_RESOURCE_ID="/subscriptions/s/resourceGroups/g/providers/Microsoft.ApiManagement/service/a",
+)
+import function_app
+print(json.dumps([name for name, module in sys.modules.items() if module]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    unwanted = ("typer", "rich", "shim.cli", "azure.core", "azure.identity", "azure.keyvault", "azure.mgmt")
+    prefixes = tuple(f"{name}." for name in unwanted)
+    assert [name for name in json.loads(done.stdout) if f"{name}.".startswith(prefixes)] == []

@@ -34,6 +34,7 @@ from tests.vault_double import (
     forbidden,
     redirecting,
     running_vault,
+    secrets_in,
     throttled,
     unauthorized,
 )
@@ -407,15 +408,6 @@ async def test_store_that_was_never_asked_closes() -> None:
 
 
 # Hygiene.
-
-
-def secrets_in(text: str, forbidden_strings: list[str]) -> list[str]:
-    """Which of these strings a text shows more than eight characters of."""
-    shown = []
-    for secret in forbidden_strings:
-        pieces = (secret[at : at + 9] for at in range(len(secret) - 8))
-        shown += [piece for piece in pieces if piece in text]
-    return shown
 
 
 @pytest.mark.parametrize(

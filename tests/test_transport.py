@@ -65,6 +65,24 @@ async def test_headers_go_out_and_come_back_as_they_are(transport: AiohttpTransp
     assert response.extensions["content"] == b"not gzip"
 
 
+async def test_a_request_that_was_sent_is_not_sent_again(transport: AiohttpTransport) -> None:
+    """aiohttp would repeat a GET whose pooled connection closes under it; the first may have been carried out."""
+    received: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        received.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        request = httpx.Request("GET", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+        await (await transport.handle_async_request(request)).aclose()
+        with pytest.raises(httpx.RemoteProtocolError):
+            await transport.handle_async_request(request)
+    assert len(received) == 2
+
+
 async def test_a_connection_that_is_refused_is_a_connect_error(transport: AiohttpTransport) -> None:
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]

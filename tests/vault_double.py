@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
@@ -110,14 +111,29 @@ class Version:
 
 
 @functools.cache
-def _authority() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """TLS of the server and of its clients."""
+def _authority() -> tuple[trustme.CA, ssl.SSLContext, ssl.SSLContext]:
+    """Who signs, and TLS of the servers and of their clients."""
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("*.vault.azure.net").configure_cert(server)
+    authority.issue_cert("*.vault.azure.net", "127.0.0.1").configure_cert(server)
     client = ssl.create_default_context()
     authority.configure_trust(client)
-    return server, client
+    return authority, server, client
+
+
+def server_tls() -> ssl.SSLContext:
+    """For a double: of Azure's vaults, and of 127.0.0.1."""
+    return _authority()[1]
+
+
+def client_tls() -> ssl.SSLContext:
+    """For clients of the doubles."""
+    return _authority()[2]
+
+
+def write_authority(file: Path) -> None:
+    """For SSL_CERT_FILE of processes that are to trust the doubles."""
+    _authority()[0].cert_pem.write_to_path(str(file))
 
 
 class _Resolver(AbstractResolver):
@@ -158,6 +174,16 @@ class VaultDouble:
         self._runner: web.AppRunner | None = None
         self._version_numbers = itertools.count(1)
 
+    @property
+    def local_url(self) -> str:
+        """For processes, which find the double by its address."""
+        return f"https://127.0.0.1:{self._port}"
+
+    @property
+    def secrets(self) -> dict[str, list[Version]]:
+        """Versions by secret, the latest last."""
+        return self._secrets
+
     def put(self, secret: str, value: str, **attributes: Any) -> Version:
         """Adds a secret, or a version to it."""
         now = self._clock.now()
@@ -178,7 +204,7 @@ class VaultDouble:
 
     def transport(self) -> AioHttpTransport:
         """What the SDK's client is to send through: it trusts the double's certificate, and finds it."""
-        connector = aiohttp.TCPConnector(resolver=_Resolver(self._port), ssl=_authority()[1])
+        connector = aiohttp.TCPConnector(resolver=_Resolver(self._port), ssl=client_tls())
         session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
         )
@@ -186,11 +212,11 @@ class VaultDouble:
 
     async def start(self) -> None:
         app = web.Application()
-        app.router.add_get("/{tail:.*}", self._answer)
+        app.router.add_route("*", "/{tail:.*}", self._answer)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(
-            self._runner, "127.0.0.1", self._port, ssl_context=_authority()[0], reuse_address=True
+            self._runner, "127.0.0.1", self._port, ssl_context=server_tls(), reuse_address=True
         )
         await site.start()
         self._port = self._runner.addresses[0][1]
@@ -205,9 +231,10 @@ class VaultDouble:
         self.hosts.add(request.host)
         if request.headers.get("Authorization") != f"Bearer {self._credential.token}":
             self.calls["challenge"] += 1
-            return _challenge()
+            return _challenge(self._resource(request))
         parts = request.path.strip("/").split("/")
         kind = "list" if len(parts) == 1 else "versions" if parts[-1] == "versions" else "get"
+        kind = {"PUT": "put", "PATCH": "change"}.get(request.method, kind)
         self.calls[kind] += 1
         if self.fault is not None:
             return await self.fault(request)
@@ -220,7 +247,33 @@ class VaultDouble:
             return self._page(
                 request, [self._item(f"{parts[1]}/{version.name}", version) for version in versions]
             )
+        if kind in ("put", "change"):
+            return self._write(kind, parts[1], await request.json())
         return self._secret(parts[1], parts[2] if len(parts) > 2 else None)
+
+    def _write(self, kind: str, name: str, content: dict[str, Any]) -> web.Response:
+        if kind == "change" and name not in self._secrets:
+            return error(404, "SecretNotFound", f"A secret with (name/id) {name} was not found.")
+        attributes = content.get("attributes") or {}
+        changes: dict[str, Any] = {
+            field: datetime.fromtimestamp(attributes[key], UTC)
+            for field, key in (("not_before", "nbf"), ("expires", "exp"))
+            if attributes.get(key) is not None
+        }
+        changes |= {"enabled": attributes["enabled"]} if "enabled" in attributes else {}
+        changes |= {"tags": content["tags"]} if content.get("tags") is not None else {}
+        if kind == "put":
+            self.put(name, content["value"], **changes)
+        else:
+            self.change(name, **changes)
+        version = self._secrets[name][-1]
+        value = {"value": version.value} if kind == "put" else {}
+        return web.json_response({**value, **self._item(f"{name}/{version.name}", version)})
+
+    def _resource(self, request: web.Request) -> str:
+        # Clients insist that the vault's host be below that which its challenge names, as text: 127.0.0.1 is
+        # below 0.0.1.
+        return "https://vault.azure.net" if request.host == self.host else f"https://0.0.1:{self._port}"
 
     def _secret(self, name: str, version_name: str | None) -> web.Response:
         self.read.append(name)
@@ -313,7 +366,7 @@ async def redirecting(request: web.Request) -> web.Response:
 
 async def unauthorized(_: web.Request) -> web.Response:
     """Refuses the token for good, as a vault in another tenant does."""
-    return _challenge()
+    return _challenge("https://vault.azure.net")
 
 
 def error(
@@ -325,9 +378,9 @@ def error(
     return web.json_response({"error": content}, status=status, headers=headers)
 
 
-def _challenge() -> web.Response:
+def _challenge(resource: str) -> web.Response:
     tenant = "https://login.windows.net/72f988bf-0000-4000-8000-2d7cd011db47"
-    challenge = f'Bearer authorization="{tenant}", resource="https://vault.azure.net"'
+    challenge = f'Bearer authorization="{tenant}", resource="{resource}"'
     return error(
         401,
         "Unauthorized",
@@ -344,3 +397,12 @@ async def running_vault(credential: Credential, clock: Clock) -> AsyncIterator[V
         yield vault
     finally:
         await vault.stop()
+
+
+def secrets_in(text: str, forbidden_strings: list[str]) -> list[str]:
+    """Which of these strings a text shows more than eight characters of."""
+    shown = []
+    for secret in forbidden_strings:
+        pieces = (secret[at : at + 9] for at in range(len(secret) - 8))
+        shown += [piece for piece in pieces if piece in text]
+    return shown

@@ -1,23 +1,33 @@
 """Subscription keys: where they are kept, and how they are found by digest."""
 
+from shim.keys import scan
+from shim.keys.apim import Apim
 from shim.keys.cache import CachedKeyStore
 from shim.keys.local import LocalKeyStore
 from shim.keys.scan import ScanKeyStore
-from shim.keys.secrets import VaultSecrets
+from shim.keys.secrets import MAX_CALLS, VaultSecrets
 from shim.keys.store import KeyStore
 from shim.keys.subscription import Subscription, digest_of
 from shim.keys.vault import VaultKeyStore
+from shim.keys.writing import WritableSecrets
 from shim.settings import Settings
+
+# Seconds for one call where nobody's request waits for it: the Azure CLI alone may take five for a token.
+OPERATOR_BUDGET = 30.0
 
 
 def open_key_store(settings: Settings) -> KeyStore:
     """The key store that the settings describe. Connects to nothing and imports no SDK until it is asked."""
     if settings.key_vault_url is None:
         return LocalKeyStore(_local_subscriptions(settings))
+    scans = settings.key_lookup == "scan"
     secrets = VaultSecrets(
-        settings.key_vault_url, in_azure=settings.in_azure, client_id=settings.azure_client_id
+        settings.key_vault_url,
+        in_azure=settings.in_azure,
+        client_id=settings.azure_client_id,
+        max_calls=scan.CONCURRENCY if scans else MAX_CALLS,
     )
-    if settings.key_lookup == "scan":
+    if scans:
         return ScanKeyStore(
             secrets,
             prefix=settings.key_secret_prefix,
@@ -29,6 +39,31 @@ def open_key_store(settings: Settings) -> KeyStore:
         VaultKeyStore(secrets, prefix=settings.key_secret_prefix),
         ttl=settings.key_cache_ttl,
         stale=settings.key_cache_stale,
+    )
+
+
+def open_secrets(settings: Settings) -> WritableSecrets | None:
+    """The settings' vault, to be changed; None where they name none. Connects to nothing until it is asked."""
+    if settings.key_vault_url is None:
+        return None
+    return WritableSecrets(
+        settings.key_vault_url,
+        in_azure=settings.in_azure,
+        client_id=settings.azure_client_id,
+        budget=OPERATOR_BUDGET,
+        max_calls=scan.CONCURRENCY,
+    )
+
+
+def open_apim(settings: Settings) -> Apim | None:
+    """The settings' APIM service; None where they name none."""
+    if settings.apim_resource_id is None:
+        return None
+    return Apim(
+        settings.apim_resource_id,
+        resource_manager_url=settings.azure_resource_manager_url,
+        in_azure=settings.in_azure,
+        client_id=settings.azure_client_id,
     )
 
 

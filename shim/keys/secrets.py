@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from shim.errors import KeyStoreUnavailable
 from shim.keys.credential import SharedCredential, TokenTimeoutError, open_credential
@@ -29,6 +29,9 @@ CALL_BUDGET = 5.0
 CONNECT_TIMEOUT = 1.5
 READ_TIMEOUT = 2.0
 ATTEMPTS = 2
+# Calls at once. Each costs this process some milliseconds, and its first on a connection a TLS handshake: a hundred
+# at once, which is a burst of unknown keys, would hold up every stream for a second.
+MAX_CALLS = 4
 # Seconds until another try, where the vault names none: the first for what mends itself, the second for what
 # an operator must mend.
 RETRY_SOON = 2
@@ -36,14 +39,18 @@ RETRY_LATER = 15
 # The same reason is logged once in so many seconds.
 LOG_INTERVAL = 10.0
 
-# A role to read secrets' values and names:
-# https://learn.microsoft.com/azure/key-vault/general/rbac-guide#azure-built-in-roles-for-key-vault-data-plane-operations
-ROLE = "Key Vault Secrets User"
+# Spoken in every cloud; the SDK's own default is newer than that of some.
+API_VERSION = "7.6"
 
 UNAVAILABLE = "The API key could not be checked just now, because the key store did not answer. Try again."
 
 # Spans would carry the URL, or an error that quotes the secret's name, and with it the whole digest.
 _NO_SPAN = {"enabled": False}
+
+
+# What an operator must mend: a login, a right, a network rule or an address. Others mend themselves, or are
+# defects.
+type Fault = Literal["identity", "permission", "firewall", "unreachable", "other"]
 
 
 class VaultError(Exception):
@@ -52,17 +59,24 @@ class VaultError(Exception):
     `reason` is for operators and holds no key, token or digest; `retry_after` is in seconds.
     """
 
-    def __init__(self, reason: str, *, retry_after: int = RETRY_SOON) -> None:
+    def __init__(self, reason: str, *, retry_after: int = RETRY_SOON, fault: Fault = "other") -> None:
         super().__init__(reason)
         self.reason = reason
         self.retry_after = retry_after
+        self.fault: Fault = fault
 
 
 class VaultSecrets:
     """Reads secrets within a bounded time; the SDK is imported and the client opened by the first call.
 
-    `credential` and `transport` are the SDK's own seams, closed together with this. `budget` is in seconds.
+    `credential` and `transport` are the SDK's own seams, closed together with this. `budget` is in seconds;
+    `max_calls` are made at once.
     """
+
+    # The role, and the secret permissions where the vault has access policies instead:
+    # https://learn.microsoft.com/azure/key-vault/general/rbac-guide#azure-built-in-roles-for-key-vault-data-plane-operations
+    role: ClassVar[str] = "Key Vault Secrets User"
+    permissions: ClassVar[str] = "Get and List"
 
     def __init__(
         self,
@@ -74,6 +88,7 @@ class VaultSecrets:
         transport: AsyncHttpTransport[Any, Any] | None = None,
         budget: float = CALL_BUDGET,
         clock: Callable[[], float] = time.monotonic,
+        max_calls: int = MAX_CALLS,
     ) -> None:
         self.url = url
         self._in_azure = in_azure
@@ -84,6 +99,7 @@ class VaultSecrets:
         self._credential = SharedCredential(credential) if credential is not None else None
         self._opening: asyncio.Task[SecretClient] | None = None
         self._logged: dict[str, float] = {}
+        self._slots = asyncio.Semaphore(max_calls)
 
     async def get(self, name: str, version: str | None = None) -> KeyVaultSecret | None:
         """A secret with its value; None if there is none of this name, or it is deleted or disabled.
@@ -97,9 +113,9 @@ class VaultSecrets:
             from azure.core.exceptions import HttpResponseError
 
             try:
-                return await client.get_secret(name, version, **_call_options())
+                return await client.get_secret(name, version, **call_options())
             except HttpResponseError as error:
-                if _codes(error)[-1] in ("SecretNotFound", "SecretDisabled"):
+                if _is_absent(error) or _codes(error)[-1] == "SecretDisabled":
                     return None
                 raise
 
@@ -108,14 +124,14 @@ class VaultSecrets:
     async def list(self) -> AsyncIterator[SecretProperties]:
         """Every secret's name and attributes, page by page, without values. Raises VaultError."""
         client = await self._call(_itself)
-        items = client.list_properties_of_secrets(**_call_options())
+        items = client.list_properties_of_secrets(**call_options())
         async for item in self._paged(items.by_page()):
             yield item
 
     async def versions(self, name: str) -> AsyncIterator[SecretProperties]:
         """Every version of a secret, in no useful order, without values. Raises VaultError."""
         client = await self._call(_itself)
-        items = client.list_properties_of_secret_versions(name, **_call_options())
+        items = client.list_properties_of_secret_versions(name, **call_options())
         async for item in self._paged(items.by_page()):
             yield item
 
@@ -143,8 +159,15 @@ class VaultSecrets:
         self, pages: AsyncIterator[AsyncIterator[SecretProperties]]
     ) -> AsyncIterator[SecretProperties]:
         async def next_page(_: SecretClient) -> list[SecretProperties] | None:
-            # When a page fails, the SDK's iterator stays where it was: the page can be asked for again.
-            page = await anext(pages, None)
+            from azure.core.exceptions import HttpResponseError
+
+            try:
+                # When a page fails, the SDK's iterator stays where it was: the page can be asked for again.
+                page = await anext(pages, None)
+            except HttpResponseError as error:
+                if _is_absent(error):
+                    return None
+                raise
             return None if page is None else [item async for item in page]
 
         while (items := await self._call(next_page)) is not None:
@@ -153,7 +176,7 @@ class VaultSecrets:
 
     async def _call[Answer](self, ask: Callable[[SecretClient], Awaitable[Answer]]) -> Answer:
         try:
-            async with asyncio.timeout(self._budget):
+            async with asyncio.timeout(self._budget), self._slots:
                 return await self._attempt(ask)
         except TimeoutError:
             failure = self._delay()
@@ -196,6 +219,7 @@ class VaultSecrets:
             self.url,
             # The SDK asks its credential for nothing but get_token_info, where it has that.
             self._credential,  # type: ignore[arg-type]
+            api_version=API_VERSION,
             connection_timeout=CONNECT_TIMEOUT,
             read_timeout=READ_TIMEOUT,
             # Its retries sleep for as long as Retry-After says, past our budget: _attempt retries instead.
@@ -203,36 +227,44 @@ class VaultSecrets:
             permit_redirects=False,
             # Its log lines quote the URL, and with it the whole digest. A logger that is in no hierarchy and
             # disabled cannot be turned on by a log level.
-            logger=_silent_logger(),
+            logger=silent_logger(),
             logging_enable=False,
-            raw_request_hook=_suppress_span,
+            raw_request_hook=suppress_span,
             **options,
         )
 
     def _delay(self) -> VaultError:
         if self._credential is not None and self._credential.is_asking:
-            return VaultError(f"no token came for {self._identity()} within {self._budget:g} seconds")
-        return VaultError(f"Key Vault {self.url} did not answer within {self._budget:g} seconds")
+            return VaultError(
+                f"no token came for {self._identity()} within {self._budget:g} seconds", fault="identity"
+            )
+        return VaultError(
+            f"Key Vault {self.url} did not answer within {self._budget:g} seconds", fault="unreachable"
+        )
 
     def _failure(self, error: Exception) -> VaultError:
         from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
-        # _call_options leaves this type to the credential, whatever the vault answers.
+        # call_options leaves this type to the credential, whatever the vault answers.
         if isinstance(error, ClientAuthenticationError | TokenTimeoutError):
             return VaultError(
                 f"no token for Key Vault {self.url} could be had for {self._identity()}"
                 f" ({type(error).__name__}): assign the identity to the app, or log in where it runs locally",
                 retry_after=RETRY_LATER,
+                fault="identity",
             )
         if isinstance(error, HttpResponseError) and error.status_code:
             return self._refusal(error, error.status_code)
         cause = getattr(error, "inner_exception", None) or error
         if isinstance(error, AzureError):
-            return VaultError(f"no connection to Key Vault {self.url} ({type(cause).__name__})")
+            return VaultError(
+                f"no connection to Key Vault {self.url} ({type(cause).__name__})", fault="unreachable"
+            )
         return VaultError(
             f"no sense could be made of the answer at {self.url} ({place_of(error)}): is KEY_VAULT_URL the"
             " URL of a Key Vault?",
             retry_after=RETRY_LATER,
+            fault="unreachable",
         )
 
     def _refusal(self, error: HttpResponseError, status: int) -> VaultError:
@@ -240,17 +272,30 @@ class VaultSecrets:
         says = f"Key Vault {self.url} answered {status} {code}".rstrip()
         if status == 429 or status >= 500:
             return VaultError(says, retry_after=_retry_after(error))
-        if status == 401:
+        fault: Fault = "permission"
+        if status == 409:
+            fault = "other"
+            remedy = (
+                "a deleted secret has this name; recover it with 'az keyvault secret recover', or purge it"
+                if code == "ObjectIsDeletedButRecoverable"
+                else "another change to this secret is under way; try again"
+            )
+        elif status == 401:
+            fault = "identity"
             remedy = f"it refused the token of {self._identity()}: is the vault in another tenant?"
         elif status != 403:
+            fault = "unreachable"
             remedy = "is KEY_VAULT_URL the URL of a Key Vault?"
         elif code in ("ForbiddenByFirewall", "ForbiddenByConnection"):
+            fault = "firewall"
             remedy = "allow the app's network in the vault's networking settings"
         elif code in ("AccessDenied", "ForbiddenByPolicy"):
-            remedy = f"give {self._identity()} the secret permissions Get and List in its access policies"
+            remedy = (
+                f"give {self._identity()} the secret permissions {self.permissions} in its access policies"
+            )
         else:
-            remedy = f"grant the role '{ROLE}' on it to {self._identity()}"
-        return VaultError(f"{says}: {remedy}", retry_after=RETRY_LATER)
+            remedy = f"grant the role '{self.role}' on it to {self._identity()}"
+        return VaultError(f"{says}: {remedy}", retry_after=RETRY_LATER, fault=fault)
 
     def _identity(self) -> str:
         if self._credential is not None and self._credential.principal:
@@ -264,7 +309,7 @@ async def _itself(client: SecretClient) -> SecretClient:
     return client
 
 
-def _call_options() -> dict[str, Any]:
+def call_options() -> dict[str, Any]:
     from azure.core.exceptions import HttpResponseError
 
     return {
@@ -276,12 +321,12 @@ def _call_options() -> dict[str, Any]:
     }
 
 
-def _suppress_span(request: PipelineRequest[Any]) -> None:
+def suppress_span(request: PipelineRequest[Any]) -> None:
     # The policy that makes spans takes its option away, and after a challenge the request passes it again.
     request.context.options["tracing_options"] = _NO_SPAN
 
 
-def _silent_logger() -> logging.Logger:
+def silent_logger() -> logging.Logger:
     logger = logging.Logger("shim.keys.silent")
     logger.disabled = True
     return logger
@@ -298,6 +343,12 @@ def _codes(error: HttpResponseError) -> list[str]:
         return [str(code) for code in (outer.get("code"), inner.get("code")) if code] or [""]
     except (AttributeError, KeyError, TypeError, ValueError):
         return [""]
+
+
+def _is_absent(error: HttpResponseError) -> bool:
+    """Whether a vault says that it has no such secret; any other 404 says that there is no vault."""
+    # Key Vault's code is SecretNotFound, but emulators have their own.
+    return error.status_code == 404 and "NotFound" in _codes(error)[-1]
 
 
 def _retry_after(error: HttpResponseError) -> int:

@@ -1,0 +1,92 @@
+// Alert rules over the logs: what an operator wants to be told of before callers tell them.
+
+@description('What makes names unique.')
+@minLength(5)
+param token string
+
+@description('Azure region.')
+param location string
+
+@description('Tags.')
+param tags object
+
+@description('Workspace with the logs.')
+param workspaceId string
+
+@description('Mail address that alerts go to; empty for none.')
+param email string
+
+var rules = [
+  {
+    name: '5xx-rate'
+    title: 'More than 5 % of calls answered with 5xx'
+    severity: 1
+    query: 'AppRequests | summarize calls = sum(ItemCount), failed = sumif(ItemCount, toint(ResultCode) >= 500) | where calls > 20 and failed * 100 > calls * 5'
+  }
+  {
+    name: 'vault-failures'
+    title: 'Subscription keys could not be checked'
+    severity: 1
+    query: 'AppTraces | where SeverityLevel >= 3 and Message has "Key Vault" | summarize failures = sum(ItemCount) | where failures > 5'
+  }
+  {
+    name: '401-storm'
+    title: 'Many calls with keys that are not good'
+    severity: 2
+    query: 'AppRequests | where ResultCode == "401" | summarize refused = sum(ItemCount) | where refused > 300'
+  }
+]
+
+resource receivers 'Microsoft.Insights/actionGroups@2023-01-01' = if (!empty(email)) {
+  name: 'ag-${token}'
+  location: 'global'
+  tags: tags
+  properties: {
+    groupShortName: 'shim'
+    enabled: true
+    emailReceivers: [
+      {
+        name: 'operator'
+        emailAddress: email
+        useCommonAlertSchema: true
+      }
+    ]
+  }
+}
+
+resource alerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for rule in rules: {
+  name: 'alert-${rule.name}-${token}'
+  location: location
+  tags: tags
+  properties: {
+    displayName: rule.title
+    description: rule.title
+    severity: rule.severity
+    enabled: true
+    evaluationFrequency: 'PT5M'
+    windowSize: 'PT15M'
+    scopes: [
+      workspaceId
+    ]
+    criteria: {
+      allOf: [
+        {
+          query: rule.query
+          timeAggregation: 'Count'
+          operator: 'GreaterThan'
+          threshold: 0
+          failingPeriods: {
+            numberOfEvaluationPeriods: 1
+            minFailingPeriodsToAlert: 1
+          }
+        }
+      ]
+    }
+    autoMitigate: true
+    actions: {
+      actionGroups: empty(email) ? [] : [
+        receivers.id
+      ]
+    }
+  }
+}]

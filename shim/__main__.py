@@ -1,0 +1,25 @@
+"""`python -m shim`: what operators type."""
+
+import typer
+
+from shim.cli import keys
+from shim.cli.doctor import doctor
+
+app = typer.Typer(
+    name="shim",
+    help="Operates the shim.",
+    no_args_is_help=True,
+    # Its tracebacks would show local variables, and with them keys.
+    pretty_exceptions_enable=False,
+)
+app.command()(doctor)
+app.add_typer(keys.app, name="keys")
+
+
+@app.callback()
+def main() -> None:
+    """Operates the shim."""
+
+
+if __name__ == "__main__":
+    app(prog_name="shim")

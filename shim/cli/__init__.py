@@ -1,0 +1,1 @@
+"""The operators' command line. Not deployed, and never imported by the app."""

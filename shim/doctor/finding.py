@@ -1,0 +1,43 @@
+"""What the doctor says of one thing, for people and for programs."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+type Outcome = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`says` is what was seen, `next_step` what to do about it; neither ever holds a key or a token."""
+
+    check: str
+    outcome: Outcome
+    says: str
+    next_step: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.outcome:<8}{self.check}: {self.says}"
+        return f"{line}\n        → {self.next_step}" if self.next_step else line
+
+
+def ok(check: str, says: str) -> Finding:
+    return Finding(check, "ok", says)
+
+
+def warning(check: str, says: str, next_step: str) -> Finding:
+    return Finding(check, "warning", says, next_step)
+
+
+def failed(check: str, says: str, next_step: str) -> Finding:
+    return Finding(check, "failed", says, next_step)
+
+
+def exit_code(findings: Iterable[Finding]) -> int:
+    """1 if anything failed, else 0: a warning is for a person to judge."""
+    return int(any(finding.outcome == "failed" for finding in findings))
+
+
+def as_json(findings: list[Finding]) -> str:
+    return json.dumps({"ok": not exit_code(findings), "findings": [asdict(f) for f in findings]}, indent=2)

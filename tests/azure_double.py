@@ -1,0 +1,222 @@
+"""Stand-ins for what lies between the shim and its keys in Azure: the identity endpoint, and APIM's management API."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+from aiohttp import web
+from azure.core.credentials import AccessTokenInfo, TokenRequestOptions
+from azure.core.pipeline.transport import AioHttpTransport
+
+from shim.keys.apim import Apim
+from shim.keys.writing import WritableSecrets
+from shim.settings import Settings
+from tests.vault_double import (
+    CLIENT,
+    PRINCIPAL,
+    Clock,
+    Credential,
+    VaultDouble,
+    client_tls,
+    running_vault,
+    server_tls,
+    write_authority,
+)
+
+IDENTITY_HEADER = "Zq4Rw8Xn2Vt6Yk0Pm5Hd3Js7Lf"
+SUBSCRIPTION = "11111111-2222-4333-8444-555555555555"
+SERVICE = "contoso-apim"
+RESOURCE_ID = (
+    f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg/providers/Microsoft.ApiManagement/service/{SERVICE}"
+)
+
+
+@dataclass(slots=True)
+class Subscribed:
+    """A subscription of the service."""
+
+    sid: str
+    primary: str
+    secondary: str
+    label: str = ""
+    owner: str = "ada"
+    scope: str = "/products/openai"
+    state: str = "active"
+
+    def contract(self) -> dict[str, Any]:
+        return {
+            "id": f"{RESOURCE_ID}/subscriptions/{self.sid}",
+            "type": "Microsoft.ApiManagement/service/subscriptions",
+            "name": self.sid,
+            "properties": {
+                "ownerId": f"{RESOURCE_ID}/users/{self.owner}",
+                "scope": f"{RESOURCE_ID}{self.scope}",
+                "displayName": self.label or None,
+                "state": self.state,
+                "createdDate": "2026-01-01T00:00:00Z",
+            },
+        }
+
+
+class ApimDouble:
+    """Azure Resource Manager, as far as one APIM service goes. `calls` counts; `status`, while set, is the answer."""
+
+    def __init__(self, token: str) -> None:
+        self.calls: Counter[str] = Counter()
+        self.subscribed: dict[str, Subscribed] = {}
+        self.products_of: dict[str, list[str]] = {}
+        self.page_size = 2
+        self.status: int | None = None
+        self.url = ""
+        self._token = token
+
+    def subscribe(self, *subscriptions: Subscribed) -> None:
+        self.subscribed |= {subscription.sid: subscription for subscription in subscriptions}
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get(f"{RESOURCE_ID}/subscriptions", self._list)
+        app.router.add_post(f"{RESOURCE_ID}/subscriptions/{{sid}}/listSecrets", self._secrets)
+        app.router.add_get(f"{RESOURCE_ID}/apis/{{api}}/products", self._products)
+        return app
+
+    async def _list(self, request: web.Request) -> web.Response:
+        items = [subscription.contract() for subscription in self.subscribed.values()]
+        begin = int(request.query.get("$skip", "0"))
+        end = begin + self.page_size
+        following = f"{self.url}{request.path}?api-version={request.query['api-version']}&$skip={end}"
+        content: dict[str, Any] = {"value": items[begin:end], "count": len(items)}
+        if end < len(items):
+            content["nextLink"] = following
+        return self._answer(request, "list", content)
+
+    async def _secrets(self, request: web.Request) -> web.Response:
+        found = self.subscribed[request.match_info["sid"]]
+        keys = {"primaryKey": found.primary, "secondaryKey": found.secondary}
+        return self._answer(request, "secrets", keys)
+
+    async def _products(self, request: web.Request) -> web.Response:
+        products = self.products_of.get(request.match_info["api"], [])
+        return self._answer(request, "products", {"value": [{"name": product} for product in products]})
+
+    def _answer(self, request: web.Request, kind: str, content: dict[str, Any]) -> web.Response:
+        self.calls[kind] += 1
+        if request.headers.get("Authorization") != f"Bearer {self._token}":
+            return web.json_response({"error": {"code": "AuthenticationFailed"}}, status=401)
+        if self.status is not None:
+            message = f"The client '{PRINCIPAL}' with object id '{CLIENT}' may not do this at {request.path}"
+            return web.json_response(
+                {"error": {"code": "AuthorizationFailed", "message": message}}, status=self.status
+            )
+        return web.json_response(content)
+
+
+@dataclass(slots=True)
+class Azure:
+    """A vault, an APIM service and an identity, with what a process needs to find them."""
+
+    vault: VaultDouble
+    apim: ApimDouble
+    credential: Credential
+    clock: Clock
+    environ: dict[str, str] = field(default_factory=dict)
+    tokens: int = 0
+
+    async def token(self, request: web.Request) -> web.Response:
+        """As App Service's identity endpoint: https://learn.microsoft.com/azure/app-service/overview-managed-identity"""
+        if request.headers.get("X-IDENTITY-HEADER") != IDENTITY_HEADER:
+            return web.json_response({"statusCode": 401, "message": "no such header"}, status=401)
+        self.tokens += 1
+        return web.json_response(
+            {
+                "access_token": self.credential.token,
+                "expires_on": str(int(time.time()) + 86400),
+                "resource": request.query["resource"],
+                "token_type": "Bearer",
+                "client_id": CLIENT,
+            }
+        )
+
+    def open_secrets(self, settings: Settings) -> WritableSecrets:
+        return WritableSecrets(
+            self.vault.url, credential=self.credential, transport=self.vault.transport(), budget=5.0
+        )
+
+    def open_apim(self, settings: Settings) -> Apim | None:
+        if settings.apim_resource_id is None:
+            return None
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=client_tls()),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+        return Apim(
+            settings.apim_resource_id,
+            resource_manager_url=self.apim.url,
+            credential=ManagementCredential(self.credential),
+            transport=AioHttpTransport(session=session),
+        )
+
+
+class ManagementCredential:
+    """The same identity, asked for another audience."""
+
+    def __init__(self, credential: Credential) -> None:
+        self._credential = credential
+
+    async def get_token_info(
+        self, *scopes: str, options: TokenRequestOptions | None = None
+    ) -> AccessTokenInfo:
+        assert scopes[0].endswith("/.default")
+        assert "vault" not in scopes[0]
+        return await self._credential.get_token_info("https://vault.azure.net/.default")
+
+    async def close(self) -> None:
+        pass
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+@asynccontextmanager
+async def running_azure(folder: Path) -> AsyncIterator[Azure]:
+    clock, credential = Clock(), Credential()
+    async with running_vault(credential, clock) as vault:
+        apim = ApimDouble(credential.token)
+        azure = Azure(vault, apim, credential, clock)
+        identity = web.Application()
+        identity.router.add_get("/msi/token", azure.token)
+        async with _serving(identity) as identity_port, _serving(apim.app(), tls=True) as arm_port:
+            apim.url = f"https://127.0.0.1:{arm_port}"
+            authority = folder / "authority.pem"
+            write_authority(authority)
+            azure.environ = {
+                "KEY_VAULT_URL": vault.local_url,
+                "AZURE_RESOURCE_MANAGER_URL": apim.url,
+                "IDENTITY_ENDPOINT": f"http://127.0.0.1:{identity_port}/msi/token",
+                "IDENTITY_HEADER": IDENTITY_HEADER,
+                "SSL_CERT_FILE": str(authority),
+                "LOCAL_SUBSCRIPTION_KEYS": "",
+            }
+            yield azure
+
+
+@asynccontextmanager
+async def _serving(app: web.Application, *, tls: bool = False) -> AsyncIterator[int]:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_tls() if tls else None).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()

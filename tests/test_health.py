@@ -1,0 +1,155 @@
+"""/healthz says that the process lives, /readyz whether it could serve a call, and neither says too much."""
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from devhost.host import Host
+from devhost.standin import Standin
+from shim.errors import KeyStoreUnavailable
+from shim.health import Check, Readiness
+from tests.conftest import StartHost
+
+DEAD = "http://127.0.0.1:9/my-api/openai"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+class Part:
+    """Something to check, which counts how often it is asked and can be held up."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.asked = 0
+        self.failure = failure
+        self.begun = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def check(self) -> None:
+        self.asked += 1
+        self.begun.set()
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+
+
+async def report(readiness: Readiness) -> tuple[int, dict[str, Any]]:
+    response = await readiness.report()
+    return response.status_code, json.loads(bytes(response.body))
+
+
+async def fetch(http: aiohttp.ClientSession, url: str) -> tuple[int, dict[str, Any]]:
+    async with http.get(url) as answer:
+        return answer.status, await answer.json()
+
+
+async def test_healthz_is_alive_whatever_else_is_broken(
+    http: aiohttp.ClientSession, start_host: StartHost
+) -> None:
+    host = await start_host(APIM_BASE_URL="", LOCAL_SUBSCRIPTION_KEYS="")
+    assert await fetch(http, f"{host.url}/healthz") == (200, {"status": "alive"})
+
+
+async def test_a_working_shim_is_ready_with_each_check_by_name_and_latency(
+    http: aiohttp.ClientSession, host: Host
+) -> None:
+    status, content = await fetch(http, f"{host.url}/readyz")
+    assert (status, content["status"]) == (200, "ready")
+    assert [check["name"] for check in content["checks"]] == ["settings", "key store", "upstream"]
+    assert all(check["ok"] and check["milliseconds"] >= 0 for check in content["checks"])
+
+
+@pytest.mark.parametrize(
+    ("details", "shows"),
+    [("false", "the log says why"), ("true", "could not be reached, and nothing was sent")],
+)
+async def test_an_upstream_that_is_down_makes_the_shim_not_ready(
+    http: aiohttp.ClientSession, start_host: StartHost, details: str, shows: str
+) -> None:
+    host = await start_host(APIM_BASE_URL=DEAD, READYZ_DETAILS=details)
+    status, content = await fetch(http, f"{host.url}/readyz")
+    assert (status, content["status"]) == (503, "not ready")
+    failed = [check for check in content["checks"] if not check["ok"]]
+    assert [check["name"] for check in failed] == ["upstream"]
+    assert shows in failed[0]["reason"]
+    assert "127.0.0.1" not in json.dumps(content)
+
+
+async def test_faulty_settings_are_named_to_anonymous_callers_and_never_quoted(
+    http: aiohttp.ClientSession, start_host: StartHost
+) -> None:
+    faulty = {"CORS_ALLOWED_ORIGINS": "https://secret.contoso.com/path", "KEY_CACHE_TTL": "soon"}
+    status, content = await fetch(http, f"{(await start_host(**faulty)).url}/readyz")
+    reason = content["checks"][0]["reason"]
+    assert (status, len(content["checks"])) == (503, 1)
+    assert "missing or wrong: CORS_ALLOWED_ORIGINS, KEY_CACHE_TTL;" in reason
+    assert "contoso" not in reason
+    _, detailed = await fetch(http, f"{(await start_host(**faulty, READYZ_DETAILS='true')).url}/readyz")
+    assert "secret.contoso.com/path' is not an origin" in detailed["checks"][0]["reason"]
+
+
+async def test_readyz_asks_again_only_after_some_seconds() -> None:
+    clock, part = Clock(), Part()
+    readiness = Readiness([Check("part", part.check, "plain")], clock=clock)
+    for _ in range(100):
+        await readiness.report()
+    assert part.asked == 1
+    clock.at += 4.9
+    await readiness.report()
+    assert part.asked == 1
+    clock.at += 0.2
+    await readiness.report()
+    assert part.asked == 2
+
+
+async def test_readyz_reaches_upstream_once_for_many_callers(
+    http: aiohttp.ClientSession, start_host: StartHost
+) -> None:
+    standin = await Standin.start()
+    host = await start_host(APIM_BASE_URL=standin.base_url)
+    await asyncio.gather(*(fetch(http, f"{host.url}/readyz") for _ in range(30)))
+    asked = len(standin.received)
+    await standin.stop()
+    assert asked == 1
+
+
+async def test_checks_run_side_by_side_and_those_who_wait_share_them() -> None:
+    slow, other = Part(), Part()
+    slow.gate.clear()
+    readiness = Readiness([Check("slow", slow.check, ""), Check("other", other.check, "")])
+    asking = [asyncio.create_task(report(readiness)) for _ in range(20)]
+    await slow.begun.wait()
+    await other.begun.wait()
+    slow.gate.set()
+    assert {status for status, _ in await asyncio.gather(*asking)} == {200}
+    assert (slow.asked, other.asked) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (
+            KeyStoreUnavailable("Key Vault https://v.vault.azure.net answered 403"),
+            "https://v.vault.azure.net",
+        ),
+        (RuntimeError("of a key: s3cret"), "the check itself failed (RuntimeError)"),
+    ],
+    ids=["an operator's reason", "a defect"],
+)
+async def test_an_operators_reason_is_shown_only_on_request(failure: Exception, reason: str) -> None:
+    check = Check("vault", Part(failure).check, "the vault could not be read")
+    status, content = await report(Readiness([check]))
+    assert (status, content["checks"][0]["reason"]) == (503, "the vault could not be read")
+    status, content = await report(Readiness([check], details=True))
+    assert status == 503
+    assert reason in content["checks"][0]["reason"]
+    assert "s3cret" not in json.dumps(content)

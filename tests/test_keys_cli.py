@@ -1,0 +1,301 @@
+"""`python -m shim keys`, on a vault over TLS."""
+
+import asyncio
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from shim.__main__ import app
+from shim.cli.session import Seams
+from shim.keys.subscription import digest_of
+from tests.azure_double import RESOURCE_ID, Azure, Subscribed, running_azure
+from tests.conftest import ROOT
+from tests.vault_double import PRINCIPAL, Fault, forbidden, throttled
+
+KEY = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+APIM_KEY = "apim-key-which-is-known-to-apim-only"
+PREFIX = "apim-sub-"
+
+type Keys = Callable[..., Awaitable[Result]]
+
+
+@pytest.fixture
+async def azure(tmp_path: Path) -> AsyncIterator[Azure]:
+    async with running_azure(tmp_path) as running:
+        running.clock.at += (datetime.now(UTC) - running.clock.now()).total_seconds()
+        yield running
+
+
+@pytest.fixture
+def keys(azure: Azure) -> Keys:
+    """Runs a command, in a thread of its own since it has its own event loop."""
+
+    async def command(*arguments: str, stdin: str = "", **environ: str) -> Result:
+        seams = Seams({"KEY_VAULT_URL": azure.vault.url, **environ}, azure.open_secrets, azure.open_apim)
+        run = functools.partial(CliRunner().invoke, app, ["keys", *arguments], input=stdin, obj=seams)
+        return await asyncio.to_thread(run)
+
+    return command
+
+
+def name_of(key: str) -> str:
+    return PREFIX + digest_of(key)
+
+
+async def test_generated_key_is_strong_and_printed_once_to_stdout(azure: Azure, keys: Keys) -> None:
+    done = await keys("add", "--label", "team-a", "--owner", "ada", "--expires", "90d")
+    assert done.exit_code == 0
+    key = done.stdout.strip()
+    assert len(bytes.fromhex(key)) == 32
+    assert key not in done.stderr
+    [version] = azure.vault.secrets[name_of(key)]
+    assert version.value == key
+    assert version.tags == {"label": "team-a", "owner": "ada", "source": "operator"}
+    assert version.expires is not None
+    assert timedelta(days=89) < version.expires - datetime.now(UTC) <= timedelta(days=90)
+
+
+async def test_given_key_comes_from_stdin_and_is_not_printed(azure: Azure, keys: Keys) -> None:
+    done = await keys("add", "--label", "team-a", "--stdin", stdin=f"{KEY}\n")
+    assert done.exit_code == 0
+    assert KEY not in done.output
+    assert azure.vault.secrets[name_of(KEY)][0].value == KEY
+
+
+async def test_given_key_comes_from_a_prompt_and_is_not_shown(azure: Azure, keys: Keys) -> None:
+    done = await keys("add", "--label", "team-a", "--prompt", stdin=f"{KEY}\n{KEY}\n")
+    assert done.exit_code == 0
+    assert KEY not in done.output
+    assert name_of(KEY) in azure.vault.secrets
+
+
+async def test_key_can_stand_for_one_that_only_apim_knows(azure: Azure, keys: Keys) -> None:
+    done = await keys("add", "--label", "team-a", "--upstream", stdin=f"{APIM_KEY}\n")
+    key = done.stdout.strip()
+    assert azure.vault.secrets[name_of(key)][0].value == APIM_KEY
+    assert APIM_KEY not in done.output
+    rotated = await keys("rotate", "team-a")
+    assert azure.vault.secrets[name_of(rotated.stdout.strip())][0].value == APIM_KEY
+
+
+@pytest.mark.parametrize("command", [["add", "--label", "x"], ["check"], ["show"], ["rotate"], ["revoke"]])
+async def test_key_on_the_command_line_is_refused_and_not_repeated(keys: Keys, command: list[str]) -> None:
+    more = [] if command[0] in ("add", "check") else ["team-a"]
+    done = await keys(*command, *more, KEY)
+    assert done.exit_code == 2
+    assert KEY[:9] not in done.output
+    assert "not taken from the command line" in done.output
+
+
+@pytest.mark.parametrize("key", ["short", "two words are not a key at all", "schlüssel-schlüssel", "x" * 300])
+async def test_what_could_not_be_a_key_is_refused(azure: Azure, keys: Keys, key: str) -> None:
+    done = await keys("add", "--label", "a", "--stdin", stdin=f"{key}\n")
+    assert done.exit_code == 2
+    assert key not in done.output
+    assert azure.vault.secrets == {}
+
+
+async def test_key_that_the_vault_has_is_not_added_again(azure: Azure, keys: Keys) -> None:
+    azure.vault.put(name_of(KEY), KEY, tags={"label": "team-b"})
+    done = await keys("add", "--label", "a", "--stdin", stdin=f"{KEY}\n")
+    assert done.exit_code == 1
+    assert f"{digest_of(KEY)[:8]} (team-b, good)" in done.stderr
+    assert len(azure.vault.secrets[name_of(KEY)]) == 1
+
+
+async def test_list_shows_everything_but_keys(azure: Azure, keys: Keys) -> None:
+    tags = {"label": "team-a", "owner": "ada", "source": "operator"}
+    azure.vault.put(name_of(KEY), KEY, tags=tags, enabled=False)
+    azure.vault.put("unrelated", "x")
+    done = await keys("list")
+    assert done.exit_code == 0
+    row = next(line for line in done.stdout.splitlines() if "team-a" in line)
+    assert [word for word in row.split() if ":" not in word and "20" not in word[:2]] == [
+        "team-a", "ada", "operator", "no", "disabled", digest_of(KEY)[:8],
+    ]  # fmt: skip
+    [entry] = json.loads((await keys("list", "--json")).stdout)
+    assert entry["label"] == "team-a"
+    assert entry["enabled"] is False
+    assert set(entry) == {"label", "owner", "source", "created", "expires", "enabled", "state", "digest"}
+    assert KEY not in done.output
+
+
+async def test_label_is_text_whatever_it_holds(azure: Azure, keys: Keys) -> None:
+    azure.vault.put(name_of(KEY), KEY, tags={"label": "[red]team[/red]"})
+    assert "[red]team[/red]" in (await keys("list")).stdout
+
+
+async def test_show_finds_a_key_by_label_or_digest(azure: Azure, keys: Keys) -> None:
+    azure.vault.put(name_of(KEY), KEY, tags={"label": "team-a", "cost-centre": "42"})
+    for which in ("team-a", digest_of(KEY)[:8], digest_of(KEY)[:4].upper()):
+        shown = json.loads((await keys("show", which, "--json")).stdout)
+        assert (shown["label"], shown["cost-centre"], shown["state"]) == ("team-a", "42", "good")
+    missing = await keys("show", KEY)
+    assert missing.exit_code == 1
+    assert KEY[:9] not in missing.output
+
+
+async def test_rotation_leaves_the_old_key_good_for_the_grace(azure: Azure, keys: Keys) -> None:
+    azure.vault.put(name_of(KEY), KEY, tags={"label": "team-a", "owner": "ada"})
+    done = await keys("rotate", "team-a", KEY_ROTATION_GRACE="7200")
+    assert done.exit_code == 0
+    new = azure.vault.secrets[name_of(done.stdout.strip())][-1]
+    old = azure.vault.secrets[name_of(KEY)][-1]
+    assert new.tags == old.tags == {"label": "team-a", "owner": "ada"}
+    assert new.expires is None
+    assert old.enabled
+    assert old.expires is not None
+    assert timedelta(minutes=118) < old.expires - datetime.now(UTC) <= timedelta(minutes=120)
+    for key in (KEY, done.stdout):
+        assert (await keys("check", stdin=key)).exit_code == 0
+
+
+async def test_rotation_keeps_the_lifetime_and_never_prolongs_the_old_key(azure: Azure, keys: Keys) -> None:
+    soon = datetime.now(UTC) + timedelta(minutes=10)
+    azure.vault.put(name_of(KEY), KEY, tags={"label": "team-a"}, expires=soon)
+    azure.vault.change(name_of(KEY))
+    azure.vault.secrets[name_of(KEY)][0].created = soon - timedelta(days=90)
+    done = await keys("rotate", "team-a", "--grace", "2d")
+    assert azure.vault.secrets[name_of(KEY)][0].expires == soon.replace(microsecond=0)
+    ends = azure.vault.secrets[name_of(done.stdout.strip())][0].expires
+    assert ends is not None
+    assert timedelta(days=89) < ends - datetime.now(UTC) <= timedelta(days=90)
+
+
+async def test_rotation_in_a_scanned_vault_is_a_new_version(azure: Azure, keys: Keys) -> None:
+    azure.vault.put(f"{PREFIX}team-a", KEY)
+    done = await keys("rotate", f"{PREFIX}team-a", KEY_LOOKUP="scan")
+    assert [version.value for version in azure.vault.secrets[f"{PREFIX}team-a"]] == [KEY, done.stdout.strip()]
+    for key in (KEY, done.stdout):
+        assert (await keys("check", stdin=key, KEY_LOOKUP="scan")).exit_code == 0
+
+
+async def test_imported_key_is_rotated_where_it_comes_from(azure: Azure, keys: Keys) -> None:
+    azure.vault.put(name_of(KEY), KEY, tags={"label": "team-a", "source": "apim:contoso"})
+    done = await keys("rotate", "team-a")
+    assert done.exit_code == 1
+    assert "regenerate it there" in done.stderr
+
+
+async def test_revoked_key_is_disabled_and_check_says_so(azure: Azure, keys: Keys) -> None:
+    azure.vault.put(name_of(KEY), KEY, tags={"label": "team-a"})
+    done = await keys("revoke", "team-a", KEY_CACHE_TTL="60")
+    assert "within 60 seconds" in done.stderr
+    assert not azure.vault.secrets[name_of(KEY)][0].enabled
+    checked = await keys("check", stdin=KEY)
+    assert checked.exit_code == 1
+    assert "team-a is disabled: revoked at 20" in checked.stderr
+
+
+PAST, FUTURE = datetime(2020, 1, 2, tzinfo=UTC), datetime(2050, 1, 2, tzinfo=UTC)
+REFUSED = {
+    "expired": ({"expires": PAST}, KEY, "is expired on 2020-01-02"),
+    "not yet": ({"not_before": FUTURE}, KEY, "is good from 2050-01-02"),
+    "disabled": ({"enabled": False}, KEY, "is disabled"),
+    "unknown": ({}, "another-key-altogether", "no key of the vault has the digest"),
+    "malformed": ({}, "two words", "visible ASCII"),
+}
+
+
+@pytest.mark.parametrize(("attributes", "key", "reason"), REFUSED.values(), ids=REFUSED.keys())
+async def test_check_says_why_a_key_is_not_accepted(
+    azure: Azure, keys: Keys, attributes: dict[str, object], key: str, reason: str
+) -> None:
+    azure.vault.put(name_of(KEY), KEY, tags={"label": "team-a"}, **attributes)
+    done = await keys("check", "--json", stdin=f"{key}\n")
+    assert done.exit_code == 1
+    assert reason in json.loads(done.stdout)["reason"]
+    assert key not in done.output
+
+
+async def test_check_finds_the_reason_in_a_scanned_vault(azure: Azure, keys: Keys) -> None:
+    azure.vault.put(f"{PREFIX}team-a", KEY, expires=PAST)
+    done = await keys("check", stdin=KEY, KEY_LOOKUP="scan")
+    assert done.exit_code == 1
+    assert f"{PREFIX}team-a is expired" in done.stderr
+
+
+WRITING = [["add", "--label", "new"], ["rotate", "team-a"], ["revoke", "team-a"], ["import-apim", "--prune"]]
+
+
+@pytest.mark.parametrize("command", WRITING, ids=lambda command: command[0])
+async def test_dry_run_writes_nothing_and_hands_out_no_key(
+    azure: Azure, keys: Keys, command: list[str]
+) -> None:
+    azure.vault.put(name_of(KEY), KEY, tags={"label": "team-a"})
+    azure.apim.subscribe(Subscribed("s1", "primary-key-of-s1", "secondary-key-of-s1"))
+    done = await keys(*command, "--dry-run", APIM_RESOURCE_ID=RESOURCE_ID)
+    assert done.exit_code == 0
+    assert "Would" in done.stderr
+    assert done.stdout.strip() == "" or command[0] == "import-apim"
+    assert azure.vault.calls["put"] == azure.vault.calls["change"] == 0
+
+
+FAILURES: dict[str, tuple[Fault, int, str]] = {
+    "role": (forbidden("ForbiddenByRbac"), 5, f"role 'Key Vault Secrets Officer' on it to principal {PRINCIPAL}"),
+    "firewall": (forbidden("ForbiddenByFirewall"), 5, "az keyvault network-rule add"),
+    "access policy": (forbidden("AccessDenied"), 5, "the secret permissions Get, List and Set"),
+    "throttled": (throttled(7), 6, "Try again"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "code", "words"), FAILURES.values(), ids=FAILURES.keys())
+async def test_failure_says_what_to_do_next(
+    azure: Azure, keys: Keys, fault: Fault, code: int, words: str
+) -> None:
+    azure.vault.fault = fault
+    done = await keys("list")
+    assert done.exit_code == code
+    assert words in done.stderr.replace("\n", " ")
+
+
+async def test_who_is_not_signed_in_is_told_to(azure: Azure, keys: Keys) -> None:
+    azure.credential.refuses = True
+    done = await keys("list")
+    assert done.exit_code == 4
+    assert "az login" in done.stderr
+
+
+async def test_vault_that_is_not_there_is_told_from_one_that_is(azure: Azure, keys: Keys) -> None:
+    await azure.vault.stop()
+    done = await keys("list")
+    assert done.exit_code == 6
+    assert "az keyvault list" in done.stderr
+
+
+async def test_without_a_vault_the_setting_is_named(keys: Keys) -> None:
+    done = await keys("list", KEY_VAULT_URL="not a url")
+    assert done.exit_code == 3
+    assert "KEY_VAULT_URL" in done.stderr
+
+
+async def test_deleted_secret_in_the_way_is_explained(azure: Azure, keys: Keys) -> None:
+    from tests.vault_double import error
+
+    async def fault(request: object) -> object:
+        message = f"Secret {name_of(KEY)} is currently in a deleted but recoverable state"
+        if getattr(request, "method", "") == "PUT":
+            return error(409, "Conflict", message, inner="ObjectIsDeletedButRecoverable")
+        return error(404, "SecretNotFound", "none")
+
+    azure.vault.fault = fault  # type: ignore[assignment]
+    done = await keys("add", "--label", "a", "--stdin", stdin=KEY)
+    assert done.exit_code == 6
+    assert "az keyvault secret recover" in done.stderr
+    assert digest_of(KEY)[:9] not in done.output
+
+
+def test_completion_knows_the_commands() -> None:
+    environ = {"_SHIM_COMPLETE": "complete_bash", "COMP_WORDS": "shim keys ", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", "shim"], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+    offered = set(done.stdout.split())
+    assert {"add", "list", "show", "rotate", "revoke", "check", "import-apim"} <= offered

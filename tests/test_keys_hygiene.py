@@ -1,0 +1,168 @@
+"""No key, no token, and no more than eight digits of a digest, in whatever is printed, logged, raised or traced.
+
+The key store's own paths are in test_keys_vault and test_keys_scan; these are the processes: the worker, and commands.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import traceback
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from azure.core.settings import settings as azure_settings
+
+from devhost.host import Host
+from shim.keys.importing import Filters, Import
+from shim.keys.secrets import VaultError
+from shim.keys.subscription import digest_of
+from shim.settings import Settings
+from tests.azure_double import IDENTITY_HEADER, RESOURCE_ID, Azure, Subscribed, running_azure
+from tests.conftest import KEY, ROOT, StartHost
+from tests.vault_double import Fault, broken_connection, failing, forbidden, secrets_in, throttled
+
+# Digits and letters that no date, port, id or line number has by chance.
+PRIMARY, SECONDARY = "q7Zx9kVw2LmPr4Tn", "h3Bd8sYf6GjKc1Xe"
+OWN, UNKNOWN = "operators-0wn-Key-w8Rt", "nobody-h4s-This-Key-m2Qp"
+NAME = f"apim-sub-{digest_of(OWN)}"
+FAULTS = [throttled(1), forbidden("ForbiddenByRbac"), failing(502), failing(200), broken_connection]
+
+
+@pytest.fixture
+async def azure(tmp_path: Path) -> AsyncIterator[Azure]:
+    async with running_azure(tmp_path) as running:
+        running.apim.subscribe(Subscribed("s1", PRIMARY, SECONDARY, label="team s1"))
+        running.vault.put(NAME, OWN, tags={"label": "team-own"})
+        yield running
+
+
+def forbidden_strings(azure: Azure, *generated: str) -> list[str]:
+    keys = [KEY, PRIMARY, SECONDARY, OWN, UNKNOWN, *generated]
+    token = azure.credential.token.split(".")[1]
+    return [*keys, *map(digest_of, keys), token, IDENTITY_HEADER]
+
+
+async def command(azure: Azure, *arguments: str, stdin: str = "") -> tuple[str, str]:
+    """What a command prints at DEBUG, in a process of its own, with the real identity and its loggers."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "shim", "keys", "--verbose", *arguments, cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **azure.environ, "APIM_RESOURCE_ID": RESOURCE_ID},
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate(stdin.encode())
+    return out.decode(), err.decode()
+
+
+async def test_commands_print_no_secret_but_a_new_key_once(azure: Azure) -> None:
+    added, rotated, *others = await asyncio.gather(
+        command(azure, "add", "--label", "new"),
+        command(azure, "rotate", "team-own"),
+        command(azure, "add", "--label", "given", "--stdin", stdin=UNKNOWN),
+        command(azure, "import-apim", "--prune"),
+    )
+    new = [added[0].strip(), rotated[0].strip()]
+    assert [len(key) for key in new] == [64, 64]
+    others += await asyncio.gather(
+        command(azure, "list"),
+        command(azure, "show", digest_of(PRIMARY)[:8], "--json"),
+        command(azure, "check", stdin=PRIMARY),
+        command(azure, "check", stdin=KEY),
+    )
+    assert "accepted: team s1" in others[-2][0]
+    assert "team s1" in others[2][0]
+    assert "azure.identity" in others[2][1]
+    printed = [added[1], rotated[1], *(text for texts in others for text in texts)]
+    assert secrets_in("\n".join(printed), forbidden_strings(azure, *new)) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS[1:3], ids=["role", "page"])
+async def test_commands_that_fail_print_no_secret(azure: Azure, fault: Fault) -> None:
+    azure.vault.fault = fault
+    failed = await asyncio.gather(
+        command(azure, "check", stdin=OWN), command(azure, "add", "--label", "a", "--stdin", stdin=OWN)
+    )
+    text = "\n".join(part for parts in failed for part in parts)
+    assert sum(line.startswith("Error: ") for line in text.splitlines()) == 2
+    assert "defect" not in text
+    assert secrets_in(text, forbidden_strings(azure)) == []
+
+
+async def test_worker_logs_no_secret_on_any_path(
+    azure: Azure, start_host: StartHost, http: aiohttp.ClientSession, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host = await start_host(
+        **azure.environ,
+        APIM_RESOURCE_ID=RESOURCE_ID,
+        WEBSITE_SITE_NAME="shim",
+        KEY_CACHE_TTL="1",
+        DEVHOST_LOG_LEVEL="DEBUG",
+        PYTHONASYNCIODEBUG="1",
+    )
+    [timer] = [function for function in host.worker.functions if function.type == "timerTrigger"]
+    answers = [
+        await call(host, http, OWN),
+        await call(host, http, UNKNOWN),
+        str(await host.worker.fire(timer)),
+    ]
+    answers.append(await call(host, http, PRIMARY))
+    azure.vault.change(NAME, enabled=False)
+    for number, fault in enumerate(FAULTS):
+        azure.vault.fault = fault
+        answers += [await call(host, http, f"{UNKNOWN}-{number}"), str(await host.worker.fire(timer))]
+    azure.vault.fault = None
+    azure.apim.status = 403
+    answers.append(str(await host.worker.fire(timer)))
+    await host.stop()
+    logged = capfd.readouterr()
+    assert "key_store_unavailable" in "\n".join(answers)
+    assert "azure.identity" in logged.err
+    assert "import from API Management" in logged.err
+    text = "\n".join([logged.err, logged.out, *answers])
+    assert secrets_in(text, forbidden_strings(azure)) == []
+
+
+async def call(host: Host, http: aiohttp.ClientSession, key: str) -> str:
+    headers = {"Authorization": f"Bearer {key}"}
+    async with http.get(f"{host.url}/openai/v1/models", headers=headers) as answer:
+        return f"{answer.status} {dict(answer.headers)} {await answer.text()}"
+
+
+async def test_import_raises_traces_and_shows_no_secret(
+    azure: Azure, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings.from_environment(
+        {
+            "APIM_BASE_URL": "https://a.example",
+            "APIM_RESOURCE_ID": RESOURCE_ID,
+            "KEY_VAULT_URL": azure.vault.url,
+        }
+    )
+    apim = azure.open_apim(settings)
+    assert apim
+    shown = []
+    # Without an OpenTelemetry tracer the SDK complains where it would have begun a span, which has the URL.
+    azure_settings.tracing_enabled.set_value(True)
+    try:
+        with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="azure"):
+            async with azure.open_secrets(settings) as secrets, apim:
+                job = Import(apim, secrets, prefix="apim-sub-", filters=Filters(), prune=True)
+                changes = await job.plan()
+                shown += [
+                    repr(changes),
+                    repr(job),
+                    repr(vars(job)),
+                    repr([change.write for change in changes]),
+                ]
+                for fault in FAULTS:
+                    azure.vault.fault = fault
+                    with pytest.raises(VaultError) as raised:
+                        await job.apply(changes)
+                    shown += traceback.format_exception(raised.value)
+    finally:
+        azure_settings.tracing_enabled.unset_value()
+    assert "OpenTelemetry" not in caplog.text
+    text = "\n".join([caplog.text, *shown])
+    assert secrets_in(text, forbidden_strings(azure)) == []

@@ -1,0 +1,255 @@
+"""Keys come from APIM into the vault, by command and by timer."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from devhost.host import Host
+from shim.keys.apim import ApimError
+from shim.keys.importing import Change, Filters, Import, count
+from shim.keys.subscription import digest_of
+from shim.settings import Settings
+from tests.azure_double import RESOURCE_ID, SERVICE, Azure, Subscribed, running_azure
+from tests.conftest import KEY as KNOWN_TO_STANDIN
+from tests.conftest import StartHost
+
+PREFIX = "apim-sub-"
+
+type Run = Callable[..., Awaitable[list[Change]]]
+
+
+def subscribed(sid: str, **more: str) -> Subscribed:
+    return Subscribed(sid, f"primary-key-of-{sid}", f"secondary-key-of-{sid}", label=f"team {sid}", **more)
+
+
+def name_of(key: str) -> str:
+    return PREFIX + digest_of(key)
+
+
+@pytest.fixture
+async def azure(tmp_path: Path) -> AsyncIterator[Azure]:
+    async with running_azure(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def run(azure: Azure) -> Run:
+    """Imports, and gives what was done."""
+    settings = Settings.from_environment(
+        {
+            "APIM_BASE_URL": "https://a.example",
+            "APIM_RESOURCE_ID": RESOURCE_ID,
+            "KEY_VAULT_URL": azure.vault.url,
+        }
+    )
+
+    async def once(*, prune: bool = False, filters: Filters | None = None) -> list[Change]:
+        apim = azure.open_apim(settings)
+        assert apim
+        async with azure.open_secrets(settings) as secrets, apim:
+            job = Import(apim, secrets, prefix=PREFIX, filters=filters or Filters(), prune=prune)
+            changes = await job.plan()
+            await job.apply(changes)
+            return changes
+
+    return once
+
+
+def actions(changes: list[Change]) -> dict[str, int]:
+    return dict(Counter(change.action for change in changes))
+
+
+def enabled(azure: Azure, key: str) -> bool:
+    return azure.vault.secrets[name_of(key)][-1].enabled
+
+
+async def test_both_keys_of_every_subscription_arrive_with_label_owner_and_source(
+    azure: Azure, run: Run
+) -> None:
+    azure.apim.subscribe(*(subscribed(f"s{number}") for number in range(5)))
+    assert actions(await run()) == {"added": 10}
+    assert azure.apim.calls == {"list": 3, "secrets": 5}
+    version = azure.vault.secrets[name_of("secondary-key-of-s3")][-1]
+    assert version.value == "secondary-key-of-s3"
+    assert version.tags == {
+        "label": "team s3", "owner": "ada", "source": f"apim:{SERVICE}", "subscription": "s3", "slot": "secondary",
+    }  # fmt: skip
+
+
+async def test_second_run_changes_nothing(azure: Azure, run: Run) -> None:
+    azure.apim.subscribe(subscribed("s1"), subscribed("s2"))
+    await run(prune=True)
+    written = azure.vault.calls["put"]
+    assert actions(await run(prune=True)) == {"unchanged": 4}
+    assert azure.vault.calls["put"] == written
+    assert azure.vault.calls["change"] == azure.vault.calls["get"] == 0
+
+
+async def test_new_label_reaches_the_vault_without_a_new_version(azure: Azure, run: Run) -> None:
+    azure.apim.subscribe(subscribed("s1"))
+    await run()
+    azure.apim.subscribed["s1"].label = "another team"
+    assert actions(await run()) == {"changed": 2}
+    [version] = azure.vault.secrets[name_of("primary-key-of-s1")]
+    assert version.tags["label"] == "another team"
+
+
+@pytest.mark.parametrize("state", ["suspended", "cancelled", "rejected", "submitted", "expired"])
+async def test_subscription_that_is_not_active_is_disabled_by_prune_and_only_by_it(
+    azure: Azure, run: Run, state: str
+) -> None:
+    azure.apim.subscribe(subscribed("s1"), subscribed("s2"))
+    await run()
+    azure.apim.subscribed["s1"].state = state
+    await run()
+    assert enabled(azure, "primary-key-of-s1")
+    assert actions(await run(prune=True)) == {"disabled": 2, "unchanged": 2}
+    assert not enabled(azure, "primary-key-of-s1")
+    assert not enabled(azure, "secondary-key-of-s1")
+    assert actions(await run(prune=True)) == {"unchanged": 2}
+
+
+async def test_subscription_that_is_gone_is_disabled_and_good_again_when_it_is_back(
+    azure: Azure, run: Run
+) -> None:
+    azure.apim.subscribe(subscribed("s1"), subscribed("s2"))
+    await run()
+    gone = azure.apim.subscribed.pop("s1")
+    assert actions(await run(prune=True)) == {"disabled": 2, "unchanged": 2}
+    azure.apim.subscribe(gone)
+    assert actions(await run()) == {"changed": 2, "unchanged": 2}
+    assert enabled(azure, "primary-key-of-s1")
+
+
+async def test_regenerated_key_takes_the_place_of_the_old_one(azure: Azure, run: Run) -> None:
+    azure.apim.subscribe(subscribed("s1"))
+    await run()
+    azure.apim.subscribed["s1"].primary = "regenerated-key-of-s1"
+    assert actions(await run(prune=True)) == {"added": 1, "disabled": 1, "unchanged": 1}
+    assert not enabled(azure, "primary-key-of-s1")
+    assert enabled(azure, "regenerated-key-of-s1")
+
+
+async def test_what_came_from_elsewhere_is_not_touched(azure: Azure, run: Run) -> None:
+    azure.apim.subscribe(subscribed("s1"))
+    azure.vault.put(name_of("primary-key-of-s1"), "x", tags={"source": "operator", "label": "mine"})
+    azure.vault.put(name_of("a key of another service"), "x", tags={"source": "apim:another"})
+    azure.vault.put("a-secret-of-another-app", "x")
+    before = {name: versions[-1] for name, versions in azure.vault.secrets.items()}
+    assert actions(await run(prune=True)) == {"kept": 1, "added": 1}
+    for name, version in before.items():
+        assert azure.vault.secrets[name] == [version]
+        assert version.updated == version.created
+        assert version.enabled
+
+
+async def test_key_that_an_operator_revoked_stays_revoked(azure: Azure, run: Run) -> None:
+    azure.apim.subscribe(subscribed("s1"))
+    await run()
+    name = name_of("primary-key-of-s1")
+    tags = {**azure.vault.secrets[name][-1].tags, "revoked": "2026-01-01T00:00:00Z"}
+    azure.vault.change(name, enabled=False, tags=tags)
+    assert actions(await run()) == {"kept": 1, "unchanged": 1}
+    assert not enabled(azure, "primary-key-of-s1")
+
+
+async def test_built_in_subscription_to_everything_is_left_out(azure: Azure, run: Run) -> None:
+    azure.apim.subscribe(Subscribed("master", "master-key-1", "master-key-2", scope="/"))
+    assert await run() == []
+    assert azure.apim.calls["secrets"] == 0
+
+
+async def test_service_that_lists_no_subscription_prunes_nothing(azure: Azure, run: Run) -> None:
+    azure.apim.subscribe(subscribed("s1"))
+    await run()
+    azure.apim.subscribed.clear()
+    assert await run(prune=True) == []
+
+
+SCOPES = {
+    "own": "/products/openai",
+    "other": "/products/other",
+    "api": "/apis/chat",
+    "every": "/apis",
+}
+FILTERS = {
+    "a product": (Filters(products=("OpenAI",)), {"own"}),
+    "an API": (Filters(apis=("chat",)), {"api", "every", "own"}),
+    "both": (Filters(products=("other",), apis=("chat",)), {"api", "every", "own", "other"}),
+    "another API": (Filters(apis=("images",)), {"every"}),
+}
+
+
+@pytest.mark.parametrize(("filters", "chosen"), FILTERS.values(), ids=FILTERS.keys())
+async def test_filters_choose_subscriptions_that_give_access(
+    azure: Azure, run: Run, filters: Filters, chosen: set[str]
+) -> None:
+    azure.apim.products_of = {"chat": ["openai"]}
+    azure.apim.subscribe(*(subscribed(sid, scope=scope) for sid, scope in SCOPES.items()))
+    changes = await run(filters=filters)
+    assert {change.label for change in changes} == {f"team {sid}" for sid in chosen}
+
+
+async def test_prune_leaves_what_is_outside_of_the_filters(azure: Azure, run: Run) -> None:
+    azure.apim.subscribe(subscribed("s1"), subscribed("s2", scope="/products/other"))
+    await run()
+    assert actions(await run(prune=True, filters=Filters(products=("openai",)))) == {"unchanged": 2}
+    azure.apim.subscribed["s2"].state = "cancelled"
+    await run(prune=True, filters=Filters(products=("openai",)))
+    assert not enabled(azure, "primary-key-of-s2")
+
+
+FAILURES = {
+    "no role": (403, "permission", "listSecrets/action"),
+    "no such service": (404, "unreachable", "APIM_RESOURCE_ID"),
+    "another tenant": (401, "identity", "another tenant"),
+}
+
+
+@pytest.mark.parametrize(("status", "fault", "words"), FAILURES.values(), ids=FAILURES.keys())
+async def test_failure_of_apim_writes_nothing_and_says_why(
+    azure: Azure, run: Run, status: int, fault: str, words: str
+) -> None:
+    azure.apim.subscribe(subscribed("s1"))
+    azure.apim.status = status
+    with pytest.raises(ApimError) as raised:
+        await run(prune=True)
+    assert raised.value.fault == fault
+    assert words in raised.value.reason
+    assert azure.vault.calls["put"] == 0
+
+
+def test_counting_is_readable() -> None:
+    change = Change("added", "a", "", "", "")
+    assert count([change, change, Change("kept", "a", "", "", "")]) == "2 added, 1 kept"
+    assert count([]) == "nothing to do"
+
+
+async def fire(host: Host) -> str | None:
+    [timer] = [function for function in host.worker.functions if function.type == "timerTrigger"]
+    return await host.worker.fire(timer)
+
+
+async def test_timer_is_there_only_where_a_service_is_named(host: Host) -> None:
+    assert {function.type for function in host.worker.functions} == {"httpTrigger"}
+
+
+async def test_key_from_the_portal_works_after_the_timer_without_anybodys_help(
+    azure: Azure, start_host: StartHost, http: aiohttp.ClientSession
+) -> None:
+    host = await start_host(**azure.environ, APIM_RESOURCE_ID=RESOURCE_ID, WEBSITE_SITE_NAME="shim")
+    [timer] = [function for function in host.worker.functions if function.type == "timerTrigger"]
+    assert timer.name == "import_keys"
+    azure.apim.subscribe(Subscribed("s1", KNOWN_TO_STANDIN, "another-key-of-this-subscription"))
+    assert await fire(host) is None
+    headers = {"Authorization": f"Bearer {KNOWN_TO_STANDIN}"}
+    async with http.get(f"{host.url}/openai/v1/models", headers=headers) as answer:
+        assert answer.status == 200
+    azure.apim.status = 403
+    failure = await fire(host)
+    assert failure
+    assert "listSecrets/action" in failure
+    assert KNOWN_TO_STANDIN not in failure

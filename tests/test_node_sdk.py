@@ -1,0 +1,79 @@
+"""The Node package `openai`, to the stand-in itself and through the shim: the same parsed results."""
+
+import asyncio
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devhost.host import Host
+from devhost.standin import Standin
+from tests.conftest import API_VERSION, KEY
+from tests.test_operations_sdk import plain
+
+FOLDER = Path(__file__).parent / "node"
+SCENARIOS = [
+    "chat", "tools", "structuredOutput", "vision", "embeddings", "responses", "filesAndBatches",
+    "transcriptionWithTheModelLast", "speech", "images", "vectorStores", "assistants", "models", "refusals",
+]  # fmt: skip
+
+
+async def run(*command: str, **environment: str) -> str:
+    """What the program printed."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=FOLDER,
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return out.decode()
+
+
+@pytest.fixture(scope="session")
+async def node() -> str:
+    """Node, with the package at the version that the lock file names."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI needs node and npm for these tests")
+        pytest.skip("node or npm is not installed")
+    installed = FOLDER / "node_modules" / ".package-lock.json"
+    lock = FOLDER / "package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        await run(npm, "ci", "--no-audit", "--no-fund")
+    return node
+
+
+@pytest.fixture(scope="session")
+async def results(node: str, host: Host, standin: Standin) -> list[dict[str, Any]]:
+    """Straight from the stand-in, and through the shim."""
+    apis = [
+        {"HOST": standin.base_url.removesuffix("/openai"), "V1_URL": standin.v1_base_url},
+        {"HOST": host.url, "V1_URL": f"{host.url}/openai/v1"},
+    ]
+    common = {"KEY": KEY, "API_VERSION": API_VERSION}
+    return [json.loads(await run(node, "calls.mjs", **common, **api)) for api in apis]
+
+
+@pytest.mark.parametrize("kind", ["OpenAI", "AzureOpenAI"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_node_gets_the_same_through_the_shim(scenario: str, kind: str, results: list[dict[str, Any]]) -> None:
+    straight, through = (plain(result[scenario][kind]) for result in results)
+    assert straight
+    assert through == straight
+
+
+def test_no_scenario_is_left_out(results: list[dict[str, Any]]) -> None:
+    assert [list(result) for result in results] == [SCENARIOS, SCENARIOS]
+
+
+def test_the_model_stood_behind_the_recording(results: list[dict[str, Any]], standin: Standin) -> None:
+    forms = [call for call in standin.received.values() if call.body_length > 20 * 1024 * 1024]
+    assert len(forms) >= 4
+    assert not any(b'name="model"' in form.body for form in forms)

@@ -1,0 +1,489 @@
+"""What callers are told when APIM, Azure OpenAI or the shim refuses, or when nobody answers."""
+
+import asyncio
+import gzip
+import json
+import uuid
+from collections.abc import AsyncIterator
+
+import aiohttp
+import httpx
+import pytest
+from aiohttp import web
+from openai import APIStatusError, AsyncOpenAI, InternalServerError, NotFoundError, OpenAI
+from starlette.types import Message
+
+from devhost.host import Host
+from devhost.standin import Received, Standin
+from shim import apim_errors
+from shim.apim_errors import Asked
+from shim.caller import Caller
+from shim.errors import UpstreamUnreachable
+from shim.rewrite import UpstreamRequest
+from shim.transport import AiohttpTransport
+from shim.upstream import Upstream
+from tests.conftest import KEY, StartHost
+from tests.test_body import JSON, opened
+
+CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
+ASKED = Asked("POST", "/files", None, None)
+
+
+def apim(status: int, message: str) -> bytes:
+    return json.dumps({"statusCode": status, "message": message}).encode()
+
+
+class Ask:
+    """Calls the shim with a script for the stand-in, and returns status, headers and body."""
+
+    def __init__(self, host: Host, http: aiohttp.ClientSession) -> None:
+        self.host = host
+        self._http = http
+
+    async def __call__(
+        self, script: object = None, call: str = "POST /v1/chat/completions", **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        method, path = call.split(" ")
+        headers = {"authorization": f"Bearer {KEY}", "x-standin": json.dumps(script or {}), **headers}
+        body = json.dumps(CHAT).encode() if method == "POST" else None
+        async with self._http.request(method, self.host.url + path, data=body, headers=headers) as answer:
+            fields = {name.lower(): value for name, value in answer.headers.items()}
+            return answer.status, fields, await answer.read()
+
+    async def answered(
+        self,
+        standin: Standin,
+        status: int,
+        body: bytes,
+        content_type: str = "application/json",
+        **fields: str,
+    ) -> tuple[int, dict[str, str], bytes]:
+        """A call that the stand-in answers with just this."""
+        request_id = str(uuid.uuid4())
+
+        async def answer(request: web.Request, received: Received) -> web.Response:
+            await received.drain_body(request)
+            return web.Response(status=status, body=body, headers={"content-type": content_type, **fields})
+
+        standin.answers[request_id] = answer
+        try:
+            return await self(**{"x-request-id": request_id})
+        finally:
+            del standin.answers[request_id]
+
+
+@pytest.fixture
+def ask(host: Host, http: aiohttp.ClientSession) -> Ask:
+    return Ask(host, http)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code", "kind", "retry_after"),
+    [
+        ("apim_key_missing", 401, "apim_key_missing", "authentication_error", None),
+        ("apim_key_invalid", 401, "apim_key_invalid", "authentication_error", None),
+        ("apim_quota", 403, "apim_quota_exceeded", "permission_error", "406"),
+        ("apim_not_found", 404, "apim_operation_missing", "invalid_request_error", None),
+        ("apim_rate_limit", 429, "apim_rate_limited", "rate_limit_error", "57"),
+        ("apim_token_limit", 429, "apim_token_limited", "rate_limit_error", "57"),
+    ],
+)
+async def test_apims_refusals_get_openais_shape(
+    fault: str, status: int, code: str, kind: str, retry_after: str | None, ask: Ask, standin: Standin
+) -> None:
+    direct, original_headers, original = await _direct(standin, fault)
+    got, headers, body = await ask({"fault": fault})
+    error = json.loads(body)["error"]
+    assert (direct, got) == (status, status)
+    assert error["message"].startswith(json.loads(original)["message"].removesuffix("."))
+    assert (error["type"], error["param"], error["code"]) == (kind, None, code)
+    assert headers["x-shim-error-source"] == "apim"
+    assert headers["content-type"] == "application/json"
+    assert headers["content-length"] == str(len(body))
+    assert headers.get("retry-after") == retry_after
+    assert headers.get("www-authenticate") == original_headers.get("WWW-Authenticate")
+    assert headers["apim-request-id"]
+
+
+async def _direct(standin: Standin, fault: str) -> tuple[int, dict[str, str], bytes]:
+    script = {"api-key": KEY, "x-standin": json.dumps({"fault": fault})}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{standin.base_url}/files?api-version=1", headers=script) as answer,
+    ):
+        return answer.status, dict(answer.headers), await answer.read()
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "code", "retry_after"),
+    [
+        (429, "Rate limit is exceeded. Try again in 1 second.", "apim_rate_limited", b"1"),
+        (429, "Token limit is exceeded. Try again in 86400 seconds.", "apim_token_limited", b"86400"),
+        (429, "Too many.", "apim_error", None),
+        (403, "Token quota is exceeded. Try again in 60 seconds.", "apim_quota_exceeded", b"60"),
+        (403, "Out of call volume quota. Quota will be replenished in 1.00:00:01.", "apim_quota_exceeded", b"86401"),
+        (403, "Forbidden", "apim_error", None),
+        (500, "Internal server error", "apim_error", None),
+        (404, "Not found", "apim_error", None),
+    ],
+)  # fmt: skip
+def test_the_code_follows_status_and_words(
+    status: int, message: str, code: str, retry_after: bytes | None
+) -> None:
+    reshaped = apim_errors.reshape(status, [], apim(status, message), ASKED)
+    assert reshaped
+    headers, body = reshaped
+    assert json.loads(body)["error"]["code"] == code
+    assert dict(headers).get(b"retry-after") == retry_after
+
+
+def test_a_retry_after_that_is_there_stays() -> None:
+    content = apim(429, "Rate limit is exceeded. Try again in 57 seconds.")
+    reshaped = apim_errors.reshape(429, [(b"retry-after", b"3")], content, ASKED)
+    assert reshaped
+    assert [value for name, value in reshaped[0] if name == b"retry-after"] == [b"3"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"error":{"code":"429","message":"Requests have exceeded"}}',
+        '{"error":null,"statusCode":429,"message":"x"}',
+        '{"message":"x"}',
+        '{"statusCode":"429","message":"x"}',
+        '{"statusCode":429}',
+        "[1]",
+        "no JSON",
+        "",
+        "[" * 100_000,
+        '{"statusCode":429,"message":"%s"}' % ("x" * 70_000),
+    ],
+    ids=lambda body: body[:30] or "empty",
+)
+@pytest.mark.parametrize("status", [400, 429, 500])
+async def test_other_errors_pass_byte_for_byte(body: str, status: int, ask: Ask, standin: Standin) -> None:
+    got, headers, content = await ask.answered(standin, status, body.encode())
+    assert (got, content) == (status, body.encode())
+    assert "x-shim-error-source" not in headers
+
+
+async def test_what_is_no_error_passes_whatever_it_says(ask: Ask, standin: Standin) -> None:
+    body = apim(404, "Resource not found")
+    assert (await ask.answered(standin, 200, body))[2] == body
+
+
+async def test_apims_words_in_another_content_type_pass(ask: Ask, standin: Standin) -> None:
+    body = apim(404, "Resource not found")
+    assert (await ask.answered(standin, 404, body, "text/html"))[2] == body
+
+
+async def test_a_compressed_refusal_is_understood(ask: Ask, standin: Standin) -> None:
+    body = gzip.compress(apim(429, "Rate limit is exceeded. Try again in 5 seconds."))
+    _, headers, content = await ask.answered(standin, 429, body, **{"content-encoding": "gzip"})
+    assert json.loads(content)["error"]["code"] == "apim_rate_limited"
+    assert "content-encoding" not in headers
+    assert headers["retry-after"] == "5"
+
+
+async def test_a_compressed_error_of_azure_openai_passes_as_it_is(ask: Ask, standin: Standin) -> None:
+    body = gzip.compress(b'{"error":{"code":"429"}}')
+    _, headers, content = await ask.answered(standin, 429, body, **{"content-encoding": "gzip"})
+    assert (content, headers["content-encoding"]) == (body, "gzip")
+
+
+async def test_a_missing_operation_says_that_the_apim_api_lacks_it(openai: AsyncOpenAI) -> None:
+    with pytest.raises(
+        NotFoundError, match=r"the APIM API behind this shim has no operation POST /batches"
+    ) as raised:
+        await openai.batches.create(
+            completion_window="24h", endpoint="/v1/chat/completions", input_file_id="x",
+            extra_headers={"x-standin": '{"fault": "apim_not_found"}'},
+        )  # fmt: skip
+    assert raised.value.code == "apim_operation_missing"
+
+
+@pytest.fixture(scope="session")
+async def configured(start_host: StartHost, http: aiohttp.ClientSession) -> Ask:
+    """Through a shim that knows models and maps one to a deployment that is not there."""
+    return Ask(await start_host(MODEL_DEPLOYMENTS="gpt-4o=none-such", MODELS="listed, vendor/m,listed"), http)
+
+
+async def test_a_missing_deployment_is_named_with_the_mapping_that_led_to_it(configured: Ask) -> None:
+    status, headers, body = await configured()
+    error = json.loads(body)["error"]
+    assert (status, error["code"]) == (404, "DeploymentNotFound")
+    assert error["message"].startswith("The API deployment for this resource does not exist.")
+    assert '"none-such", to which the setting MODEL_DEPLOYMENTS' in error["message"]
+    assert '"gpt-4o"' in error["message"]
+    assert headers["content-length"] == str(len(body))
+    _, _, body = await configured(
+        call="POST /openai/deployments/gone/chat/completions?api-version=2024-10-21"
+    )
+    assert '"gone", which the call itself names' in json.loads(body)["error"]["message"]
+
+
+async def test_models_come_from_the_settings_where_the_apim_api_has_none(configured: Ask) -> None:
+    for call in ("GET /v1/models", "GET /v1/models/", "GET /openai/models?api-version=2024-10-21"):
+        status, _, body = await configured({"fault": "apim_not_found"}, call)
+        listed = json.loads(body)
+        assert (status, listed["object"]) == (200, "list")
+        assert [model["id"] for model in listed["data"]] == ["listed", "vendor/m", "gpt-4o"]
+    for call in ("GET /v1/models/vendor%2Fm", "GET /v1/models/vendor/m"):
+        status, _, body = await configured(call=call)
+        assert (status, json.loads(body)["object"], json.loads(body)["id"]) == (200, "model", "vendor/m")
+    missing = {"x-standin": '{"fault": "apim_not_found"}'}
+    async with AsyncOpenAI(base_url=f"{configured.host.url}/v1", api_key=KEY) as client:
+        listed = [model.id async for model in client.models.list(extra_headers=missing)]
+        assert listed == ["listed", "vendor/m", "gpt-4o"]
+        assert (await client.models.retrieve("gpt-4o", extra_headers=missing)).id == "gpt-4o"
+
+
+@pytest.mark.parametrize(
+    ("script", "call", "status"),
+    [
+        (None, "GET /v1/models/unlisted", 404),
+        ({"fault": "apim_key_invalid"}, "GET /v1/models", 401),
+        ({"fault": "apim_rate_limit"}, "GET /v1/models", 429),
+        ({"fault": "apim_not_found"}, "GET /v1/files/listed", 404),
+        ({"fault": "apim_not_found"}, "DELETE /v1/models/listed", 404),
+    ],
+)
+async def test_what_is_no_missing_list_of_models_stays_a_refusal(
+    script: object, call: str, status: int, configured: Ask
+) -> None:
+    assert (await configured(script, call))[0] == status
+
+
+async def test_a_missing_deployment_without_a_mapping_says_so(ask: Ask) -> None:
+    _, _, body = await ask({"fault": "aoai_404_deployment"})
+    assert (
+        "MODEL_DEPLOYMENTS of the shim has no other deployment for it" in json.loads(body)["error"]["message"]
+    )
+
+
+async def test_models_come_from_upstream_where_it_answers(ask: Ask) -> None:
+    _, _, body = await ask(call="GET /v1/models")
+    assert json.loads(body)["data"][0]["owned_by"] == "standin"
+
+
+async def test_models_that_nobody_knows_are_an_honest_error(ask: Ask) -> None:
+    status, headers, body = await ask({"fault": "apim_not_found"}, "GET /v1/models")
+    assert (status, headers["x-shim-error-source"]) == (404, "apim")
+    assert "MODELS" in json.loads(body)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "GET /v1/realtime?model=gpt-4o-realtime",
+        "GET /openai/realtime?api-version=1",
+        "GET /openai/v1/realtime/",
+    ],
+)
+async def test_realtime_is_not_supported_and_says_what_to_do(call: str, ask: Ask) -> None:
+    status, headers, body = await ask(call=call)
+    error = json.loads(body)["error"]
+    assert (status, error["code"]) == (501, "realtime_not_supported")
+    assert "stream" in error["message"]
+    assert headers["x-shim-error-source"] == "shim"
+
+
+async def test_any_websocket_is_refused_in_the_same_words(ask: Ask, http: aiohttp.ClientSession) -> None:
+    with pytest.raises(aiohttp.WSServerHandshakeError) as raised:
+        await http.ws_connect(f"{ask.host.url}/openai/v1/responses", headers={"api-key": KEY})
+    assert raised.value.status == 501
+
+
+async def test_a_long_silence_is_a_504_that_names_the_ways_out_and_is_not_retried(
+    start_host: StartHost, standin: Standin
+) -> None:
+    host = await start_host(UPSTREAM_FIRST_BYTE_TIMEOUT="0.3")
+    request_id = str(uuid.uuid4())
+    async with AsyncOpenAI(base_url=f"{host.url}/v1", api_key=KEY, max_retries=2) as client:
+        with pytest.raises(InternalServerError, match='"background": true') as raised:
+            await client.responses.create(
+                model="gpt-4o",
+                input="x",
+                extra_headers={"x-standin": '{"hang": true}', "x-request-id": request_id},
+            )
+    error = raised.value
+    assert (error.status_code, error.code) == (504, "upstream_timeout")
+    assert "stream" in error.message
+    assert error.response.headers["x-should-retry"] == "false"
+    assert (await standin.ended(request_id)).ended == "caller gone"
+
+
+@pytest.mark.parametrize("route", ["legacy", "v1"])
+async def test_a_refusal_that_stalls_is_a_504_too(
+    route: str, start_host: StartHost, standin: Standin, http: aiohttp.ClientSession
+) -> None:
+    ask = Ask(await start_host(UPSTREAM_FIRST_BYTE_TIMEOUT="0.3", APIM_API=route), http)
+    request_id = str(uuid.uuid4())
+    released = asyncio.Event()
+
+    async def stall(request: web.Request, received: Received) -> web.StreamResponse:
+        await received.drain_body(request)
+        response = web.StreamResponse(status=429, headers={"content-type": "application/json"})
+        await response.prepare(request)
+        await response.write(b'{"statusCode":')
+        await released.wait()
+        return response
+
+    standin.answers[request_id] = stall
+    status, _, body = await ask(**{"x-request-id": request_id})
+    released.set()
+    assert (status, json.loads(body)["error"]["code"]) == (504, "upstream_timeout")
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "status", "code"),
+    [
+        (b"{}", "application/json", 400, "model_required"),
+        (b'{"model": ""}', "application/json", 400, "model_required"),
+        (b'{"model": null}', "application/json", 400, "model_required"),
+        (b'{"model": 7}', "application/json", 400, "model_required"),
+        (b"[]", "application/json", 400, "model_required"),
+        (b"", "application/json", 400, "model_required"),
+        (b"{", "application/json", 400, "invalid_request"),
+        (b'{"model": "gpt-4o"} x', "application/json", 400, "invalid_request"),
+        (b'{"model": "\\ud800"}', "application/json", 400, "invalid_request"),
+        (b'{"model": "\xff"}', "application/json", 400, "invalid_request"),
+        ('{"model": "gpt-4o"}'.encode("utf-16"), "application/json; charset=utf-16", 400, "invalid_request"),
+        (b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "application/json", 400, "invalid_request"),
+        (b"model=gpt-4o", "application/x-www-form-urlencoded", 400, "invalid_request"),
+        (b"nothing", "multipart/form-data", 400, "invalid_request"),
+        (b"nothing", "multipart/form-data; boundary=b", 400, "model_required"),
+        (b"--b\r\n\r\n\r\n--b--", "multipart/form-data; boundary=b", 400, "invalid_request"),
+        (b"--b--\r\n and then", "multipart/form-data; boundary=b", 400, "model_required"),
+        (b'{"model": ".."}', "application/json", 400, "invalid_request"),
+        (b'{"model": "a/../../b"}', "application/json", 400, "invalid_request"),
+        (b'{"model": "%2e%2e/b"}', "application/json", 400, "invalid_request"),
+        (b'{"model": "a\\u0000b"}', "application/json", 400, "invalid_request"),
+        (b'{"model": "' + b"a" * 300 + b'"}', "application/json", 400, "invalid_request"),
+        (b'{"model": "a", "model": "gpt-4o"}', "application/json", 200, None),
+        (b'\xef\xbb\xbf{"model": "gpt-4o"}', "application/json", 200, None),
+        (b'{"model": "gpt-4o"}', "", 200, None),
+    ],
+)
+async def test_a_body_that_names_no_model_is_a_400_that_says_so(
+    content: bytes, content_type: str, status: int, code: str | None, host: Host, http: aiohttp.ClientSession
+) -> None:
+    headers = {
+        "authorization": f"Bearer {KEY}",
+        "x-standin": '{"reflect": true}',
+        "content-type": content_type,
+    }
+    async with http.post(f"{host.url}/v1/chat/completions", data=content, headers=headers) as answer:
+        body = await answer.json(content_type=None)
+        assert (answer.status, body.get("error", {}).get("code")) == (status, code)
+        if code:
+            assert answer.headers["x-shim-error-source"] == "shim"
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
+async def test_a_body_too_large_to_read_is_a_413_and_one_that_needs_no_reading_is_not(
+    announced: bool, start_host: StartHost, http: aiohttp.ClientSession
+) -> None:
+    host = await start_host(MAX_BODY_BYTES="1000")
+    content = b'{"model": "gpt-4o", "x": "%s"}' % (b"x" * 1000)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield content[:600]
+        yield content[600:]
+
+    headers = {"authorization": f"Bearer {KEY}", "x-standin": '{"upload": true}'}
+    for path, status in (("chat/completions", 413), ("responses", 200)):
+        data = content if announced else chunks()
+        async with http.post(f"{host.url}/v1/{path}", data=data, headers=headers) as answer:
+            assert answer.status == status
+            if status == 413:
+                assert "MAX_BODY_BYTES" in (await answer.json())["error"]["message"]
+            else:
+                assert (await answer.json())["length"] == len(content)
+
+
+async def test_a_content_length_that_lies_hangs_nobody(host: Host) -> None:
+    reader, writer = await asyncio.open_connection(*host.url.removeprefix("http://").split(":"))
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\napi-key: {KEY}\r\ncontent-length: 100\r\n\r\n"
+    writer.write(head.encode() + b'{"model": "gpt-4o"}')
+    writer.write_eof()
+    assert not (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 5")
+    writer.close()
+
+
+class Flaky(httpx.AsyncBaseTransport):
+    """Fails as told, then answers; notes what it was sent."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.bodies: list[bytes] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.bodies.append(await request.aread())
+        return httpx.Response(200, stream=httpx.ByteStream(b"ok"))
+
+
+async def _send(transport: Flaky) -> int:
+    upstream = Upstream(transport, first_byte_timeout=5)
+    answer = await upstream.send(UpstreamRequest("GET", "http://a", "/", [], None), Caller(Patient()))
+    return answer.status
+
+
+@pytest.mark.parametrize("failure", [httpx.ConnectError("no"), httpx.ConnectTimeout("no")])
+async def test_a_connection_that_did_not_come_about_is_tried_once_more(failure: Exception) -> None:
+    assert await _send(Flaky(failure)) == 200
+    with pytest.raises(UpstreamUnreachable):
+        await _send(Flaky(failure, failure))
+
+
+@pytest.mark.parametrize(
+    "failure", [httpx.ReadError("no"), httpx.WriteError("no"), httpx.RemoteProtocolError("no")]
+)
+async def test_a_connection_that_broke_after_something_was_sent_is_not_tried_again(
+    failure: Exception,
+) -> None:
+    transport = Flaky(failure)
+    with pytest.raises(Exception, match="broke before it answered"):
+        await _send(transport)
+    assert transport.bodies == []
+
+
+class FirstRefused(AiohttpTransport):
+    """Really sends, but its first connection goes where nobody listens."""
+
+    attempts = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.attempts += 1
+        if self.attempts == 1:
+            request.url = httpx.URL("http://127.0.0.1:1")
+        return await super().handle_async_request(request)
+
+
+async def test_the_second_connection_gets_the_whole_body(standin: Standin) -> None:
+    body = await opened([b"a" * 70_000, b"b"], JSON, "unread")
+    headers = [(b"api-key", KEY.encode()), (b"x-standin", b'{"upload": true}')]
+    request = UpstreamRequest("POST", standin.base_url.removesuffix("/openai"), "/openai/x", headers, body)
+    async with FirstRefused(connect_timeout=5) as transport:
+        answer = await Upstream(transport, first_byte_timeout=5).send(request, Caller(Patient()))
+        content = b"".join([chunk async for chunk in answer])
+        await answer.close()
+        assert (json.loads(content)["length"], transport.attempts) == (70_001, 2)
+
+
+class Patient:
+    """A caller who sends nothing more, and stays."""
+
+    async def __call__(self) -> Message:
+        return await asyncio.Future[Message]()
+
+
+async def test_an_upstream_that_is_not_there_is_a_502_that_may_be_retried(start_host: StartHost) -> None:
+    host = await start_host(APIM_BASE_URL="http://127.0.0.1:1/openai")
+    with OpenAI(base_url=f"{host.url}/v1", api_key=KEY, max_retries=0) as client:
+        with pytest.raises(APIStatusError) as raised:
+            await asyncio.to_thread(client.models.list)
+        assert (raised.value.status_code, raised.value.code) == (502, "upstream_unreachable")
+        assert "x-should-retry" not in raised.value.response.headers

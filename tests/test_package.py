@@ -1,0 +1,160 @@
+"""What is published is what runs, and all of it."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from openai import AsyncOpenAI
+
+from devhost.host import Host
+from devhost.standin import Standin
+from tests.conftest import KEY, environment
+
+ROOT = Path(__file__).parent.parent
+# The first run makes an environment, with what the app requires and nothing else.
+pytestmark = pytest.mark.timeout(600)
+
+
+def package(to: Path) -> Path:
+    subprocess.run([sys.executable, ROOT / "scripts/package", "--to", to], check=True, capture_output=True)
+    return to
+
+
+@pytest.fixture(scope="module")
+def unzipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    with zipfile.ZipFile(package(folder / "shim.zip")) as content:
+        content.extractall(folder / "app")
+    return folder / "app"
+
+
+@pytest.fixture(scope="module")
+def python(unzipped: Path) -> Path:
+    """Of an environment with the requirements that are in the package."""
+    assert (unzipped / "requirements.txt").read_bytes() == (ROOT / "requirements.txt").read_bytes()
+    made = subprocess.run(
+        [ROOT / "scripts/venv", "requirements.txt"], check=True, capture_output=True, text=True
+    )
+    return Path(made.stdout.strip()) / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+async def published(unzipped: Path, python: Path, standin: Standin) -> AsyncIterator[Host]:
+    host = await Host.start(unzipped, environment(standin), python=python)
+    yield host
+    await host.stop()
+
+
+def test_the_package_holds_what_runs_and_nothing_else(unzipped: Path) -> None:
+    assert {entry.name for entry in unzipped.iterdir()} == {
+        "function_app.py",
+        "host.json",
+        "requirements.txt",
+        "shim",
+    }
+    inside = {file.relative_to(unzipped).as_posix() for file in unzipped.rglob("*") if file.is_file()}
+    assert not [
+        name for name in inside if not name.endswith((".py", ".json", ".txt", ".html", ".js", ".css"))
+    ]
+    assert not [name for name in inside if "__pycache__" in name or "settings.json" in name]
+    assert "shim/service.py" in inside
+
+
+def test_local_settings_and_caches_stay_here_even_where_they_exist() -> None:
+    stray = [ROOT / "local.settings.json", ROOT / ".vscode" / "stray.json", ROOT / "shim" / "stray.pyc"]
+    made = [file for file in stray if not file.exists()]
+    for file in made:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("{}")
+    try:
+        listing = subprocess.run(
+            [sys.executable, "-c", _LISTING], check=True, capture_output=True, text=True, cwd=ROOT
+        ).stdout.split()
+    finally:
+        for file in made:
+            file.unlink()
+    assert "function_app.py" in listing
+    assert not [name for name in listing if "stray" in name or name.startswith((".", "local"))]
+
+
+_LISTING = """
+from runpy import run_path
+module = run_path("scripts/package")
+print(*(file.relative_to(module["ROOT"]).as_posix() for file in module["published"]()), sep="\\n")
+"""
+
+
+def core_tools_ignore(path: str, *, boundary: str) -> bool:
+    """Whether Core Tools leave a path out: they turn each line into a regular expression for a path's beginning.
+
+    https://github.com/Azure/azure-functions-core-tools/blob/main/src/Cli/func/Common/GitIgnoreParser.cs
+    """
+    lines = [line.strip().removeprefix("/") for line in (ROOT / ".funcignore").read_text().splitlines()]
+    assert not [line for line in lines if line.startswith("!")]
+    patterns = [
+        re.escape(line).replace(r"\*\*", "(.+)").replace(r"\*", "([^/]+)")
+        for line in lines
+        if line and not line.startswith("#")
+    ]
+    return re.match(f"(({')|('.join(patterns)})){boundary}", path, re.ASCII) is not None
+
+
+# Core Tools ask for the end of a word after the pattern, and used not to.
+@pytest.mark.parametrize("boundary", [r"\b", ""], ids=["new", "old"])
+def test_core_tools_read_funcignore_as_git_would(unzipped: Path, boundary: str) -> None:
+    skipped = {".git", ".venv", ".venvs", "node_modules"}
+    here = []
+    for folder, folders, names in ROOT.walk():
+        folders[:] = [name for name in folders if name not in skipped]
+        here += [(folder / name).relative_to(ROOT).as_posix() for name in names]
+    here += [
+        ".git/HEAD",
+        ".venv/bin/python",
+        "node_modules/a/b.js",
+        "shim/keys/__pycache__/a.pyc",
+        "shim/.DS_Store",
+    ]
+    always = ("local.settings.json", ".git/", ".vscode/")
+    left = {
+        path
+        for path in here
+        if not path.startswith(always) and not core_tools_ignore(path, boundary=boundary)
+    }
+    assert left == {file.relative_to(unzipped).as_posix() for file in unzipped.rglob("*") if file.is_file()}
+
+
+def test_the_same_files_make_the_same_package(tmp_path: Path) -> None:
+    assert package(tmp_path / "one.zip").read_bytes() == package(tmp_path / "two.zip").read_bytes()
+
+
+def test_nothing_is_missing_from_the_package_or_its_requirements(unzipped: Path, python: Path) -> None:
+    everything = """
+import importlib, pathlib, sys
+sys.path.insert(0, ".")
+for file in sorted(pathlib.Path("shim").rglob("*.py")):
+    importlib.import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
+"""
+    # Isolated: neither this repository nor its environment can lend what is missing.
+    run = subprocess.run(
+        [python, "-I", "-c", everything],
+        cwd=unzipped,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"]},
+    )
+    assert run.returncode == 0, run.stderr
+
+
+async def test_the_published_app_serves_an_openai_client(published: Host) -> None:
+    async with AsyncOpenAI(base_url=f"{published.url}/openai/v1", api_key=KEY, max_retries=0) as client:
+        stream = await client.chat.completions.create(
+            model="gpt-4o", messages=[{"role": "user", "content": "Hello"}], stream=True
+        )
+        pieces = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
+    assert "".join(pieces) == "You said: Hello"
