@@ -11,6 +11,7 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bench import figures
 from bench.figures import ROW, Rounds, Spread
@@ -53,10 +54,17 @@ def draw(report: Mapping[str, Any], rounds: Rounds, folder: Path) -> list[Path]:
 
 
 def _bars(axes: Axes, peers: Sequence[str], spreads: Sequence[Spread | None], title: str, form: str) -> None:
-    """Lying bars, the shim's in its own colour."""
+    """Lying bars, the shim's in its own colour; on a logarithmic scale where they are far apart."""
+    medians = [spread.median for spread in spreads if spread]
+    if medians and min(medians) > 0 and max(medians) > 30 * min(medians):
+        axes.set_xscale("log")
+        axes.set_xlim(min(medians) / 3, max(medians) * 12)
+        title += " (log)"
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     for place, (peer, spread) in enumerate(zip(peers, spreads, strict=True)):
         if spread is None:
-            axes.text(0, place, " -", va="center", color="#667085")
+            axes.text(0.01, place, "-", transform=axes.get_yaxis_transform(), va="center", color="#667085")
             continue
         error = [[spread.median - spread.low], [spread.high - spread.median]]
         colour = _OWN if peer.startswith("shim") else _GREY

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import AsyncIterator
 
 import azure.functions as func
 import httpx
@@ -23,10 +24,10 @@ async def proxy(request: Request) -> StreamingResponse:
     path = request.url.path.removeprefix("/openai/v1/")
     headers = {name: value for name, value in request.headers.items() if name not in _OWN}
     headers["api-key"] = request.headers["authorization"].removeprefix("Bearer ")
-    content: object = request.stream()
+    content: AsyncIterator[bytes] | bytes = request.stream()
     if path == "chat/completions":
-        content = await request.body()
-        path = f"deployments/{json.loads(content)['model']}/{path}"
+        content = body = await request.body()
+        path = f"deployments/{json.loads(body)['model']}/{path}"
     upstream = client.build_request(request.method, f"{BASE}/{path}", headers=headers, content=content)
     response = await client.send(upstream, stream=True)
     logging.info("%s %s -> %d", request.method, path, response.status_code)
