@@ -167,6 +167,10 @@ class Benchmark:
             stack.callback(started.stop)
             if peer.name in _SLOW_STARTERS and self.wants("cold"):
                 self.cold_start[peer.name] = [started.cold_start]
+            for measure in MEASURES:
+                if measure.name in ("json_32", "first_byte"):  # first calls of a kind import and compile
+                    spec = measures.spec_for(measure, started, self.pace)
+                    run_load(self.load, {**spec, "warmup": 0.0, "duration": 0.5})
             started.pause()
             running.append(started)
             self.say(f"started {peer.name} {self.versions[peer.name]}")
