@@ -1,7 +1,6 @@
 """One request, from the caller to the APIM API and back."""
 
 import logging
-import traceback
 import uuid
 
 from starlette.requests import Request
@@ -13,6 +12,7 @@ from shim.auth import authenticate
 from shim.body import find_route
 from shim.caller import Caller
 from shim.cors import Cors
+from shim.diagnosis import place_of
 from shim.errors import InternalError, ShimError
 from shim.keys.store import KeyStore
 from shim.rewrite import rewrite
@@ -43,9 +43,7 @@ class Shim:
             response = refuse(error, request_id)
         except Exception as error:
             # By type alone: a message or a traceback could hold what the caller sent.
-            log.error(
-                "defect: %s at %s request_id=%s", type(error).__name__, _where(error), request_id.decode()
-            )
+            log.error("defect: %s request_id=%s", place_of(error), request_id.decode())
             response = refuse(
                 InternalError("The shim failed on this call. It is logged by its request id."), request_id
             )
@@ -96,9 +94,3 @@ def respond(status: int, fields: errors.Headers, content: bytes) -> Response:
     response = Response(content, status)
     response.raw_headers = fields
     return response
-
-
-def _where(error: Exception) -> str:
-    """File and line of the innermost frame."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.filename}:{frame.lineno}"

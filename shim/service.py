@@ -10,11 +10,10 @@ from starlette.responses import Response
 from shim import health
 from shim.app import Shim, new_request_id, refuse, respond
 from shim.cors import Cors
-from shim.errors import KeyStoreUnavailable, Misconfigured
+from shim.errors import Misconfigured
 from shim.health import Check, Readiness
 from shim.keys import open_key_store
 from shim.keys.importing import import_keys
-from shim.keys.store import KeyStore
 from shim.settings import Settings, SettingsError
 from shim.transport import AiohttpTransport
 from shim.upstream import Upstream
@@ -65,7 +64,7 @@ class Service:
                 ],
                 details=settings.readyz_details,
             )
-            self._warming = _in_background(_warm(keys))
+            self._warming = _in_background(keys.warm())
 
     @property
     def import_schedule(self) -> str | None:
@@ -122,11 +121,3 @@ def _in_background(work: Coroutine[None, None, None]) -> asyncio.Task[None] | No
     except RuntimeError:
         work.close()
         return None
-
-
-async def _warm(keys: KeyStore) -> None:
-    """Has the vault's SDK imported and a token fetched before the first caller needs them."""
-    try:
-        await keys.check()
-    except KeyStoreUnavailable as failure:
-        log.warning("the key store is not ready yet: %s", failure.message)

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 # A module may import from its own layer and from those before it.
 LAYERS = [
-    {"origins", "errors", "operations", "splice"},
+    {"origins", "errors", "diagnosis", "operations", "splice"},
     {"settings", "headers", "model_in_json", "model_in_form"},
     {"keys", "cors", "caller", "transport", "apim_errors", "models"},
     {"auth", "routes"},

@@ -43,6 +43,9 @@ class Script:
             raise self.failure
         return self.held.get(digest)
 
+    async def warm(self) -> None:
+        pass
+
     async def check(self) -> None:
         if self.failure is not None:
             raise self.failure
@@ -68,6 +71,12 @@ async def cached(
         yield store
     finally:
         await store.close()
+
+
+async def settled() -> None:
+    """Lets every task run until it waits for something else."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -345,6 +354,28 @@ async def test_flood_of_unknown_keys_spends_a_bounded_number_of_lookups(script: 
         assert in_ten_seconds - 1 <= len(script.asked) <= in_ten_seconds
         assert refused == len(script.asked)
         assert delayed == 5000 - refused
+
+
+async def test_lookups_of_new_keys_take_turns_and_a_refresh_does_not_wait_for_its(
+    script: Script, clock: Clock
+) -> None:
+    script.hold(GOOD)
+    async with cached(script, clock) as store:
+        assert await store.find(GOOD)
+        script.gate.clear()
+        waiting = [asyncio.create_task(store.find(digest_of(f"new {number}"))) for number in range(10)]
+        await settled()
+        assert len(script.asked) == 1 + cache.UNKNOWN_AT_ONCE
+        clock.advance(0.9 * TTL)
+        assert store.peek(GOOD)
+        await settled()
+        assert script.asked[-1] == GOOD
+        script.failure = KeyStoreUnavailable("down", retry_after=7)
+        script.gate.set()
+        refusals = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(refusal) for refusal in refusals} == {KeyStoreUnavailable}
+        # Those whose turn came after the failure left the store alone.
+        assert len(script.asked) == 2 + cache.UNKNOWN_AT_ONCE
 
 
 async def test_new_good_key_in_a_flood_is_delayed_and_not_refused(script: Script, clock: Clock) -> None:

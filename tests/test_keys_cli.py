@@ -22,6 +22,7 @@ from tests.vault_double import PRINCIPAL, Fault, forbidden, throttled
 KEY = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 APIM_KEY = "apim-key-which-is-known-to-apim-only"
 PREFIX = "apim-sub-"
+PAST, FUTURE = datetime(2020, 1, 2, tzinfo=UTC), datetime(2050, 1, 2, tzinfo=UTC)
 
 type Keys = Callable[..., Awaitable[Result]]
 
@@ -184,6 +185,18 @@ async def test_imported_key_is_rotated_where_it_comes_from(azure: Azure, keys: K
     assert "regenerate it there" in done.stderr
 
 
+async def test_label_that_several_keys_have_means_the_one_that_is_good(azure: Azure, keys: Keys) -> None:
+    states: list[dict[str, object]] = [{"expires": PAST}, {"enabled": False}, {}]
+    for number, attributes in enumerate(states):
+        azure.vault.put(name_of(f"key {number}"), "x", tags={"label": "team-a"}, **attributes)
+    shown = json.loads((await keys("show", "team-a", "--json")).stdout)
+    assert shown["digest"] == digest_of("key 2")[:8]
+    azure.vault.put(name_of("another good one"), "x", tags={"label": "team-a"})
+    several = await keys("revoke", "team-a")
+    assert several.exit_code == 1
+    assert "say which by its digest" in several.stderr
+
+
 async def test_revoked_key_is_disabled_and_check_says_so(azure: Azure, keys: Keys) -> None:
     azure.vault.put(name_of(KEY), KEY, tags={"label": "team-a"})
     done = await keys("revoke", "team-a", KEY_CACHE_TTL="60")
@@ -194,7 +207,6 @@ async def test_revoked_key_is_disabled_and_check_says_so(azure: Azure, keys: Key
     assert "team-a is disabled: revoked at 20" in checked.stderr
 
 
-PAST, FUTURE = datetime(2020, 1, 2, tzinfo=UTC), datetime(2050, 1, 2, tzinfo=UTC)
 REFUSED = {
     "expired": ({"expires": PAST}, KEY, "is expired on 2020-01-02"),
     "not yet": ({"not_before": FUTURE}, KEY, "is good from 2050-01-02"),

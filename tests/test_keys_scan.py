@@ -46,9 +46,7 @@ async def vault(credential: Credential, clock: Clock) -> AsyncIterator[VaultDoub
 
 @pytest.fixture
 async def store(vault: VaultDouble, credential: Credential, clock: Clock) -> AsyncIterator[ScanKeyStore]:
-    reader = VaultSecrets(
-        vault.url, credential=credential, transport=vault.transport(), clock=clock, budget=1.0
-    )
+    reader = VaultSecrets(vault.url, credential=credential, transport=vault.transport(), clock=clock)
     opened = ScanKeyStore(
         reader, prefix="apim-", ttl=TTL, stale=STALE, grace=GRACE, clock=clock, now=clock.now, patience=2.0
     )

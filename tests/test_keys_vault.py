@@ -106,6 +106,14 @@ async def test_one_get_answers_once_the_vault_has_said_how_to_authenticate(
     assert credential.asked == 1
 
 
+async def test_warming_opens_the_sdk_and_asks_nobody(
+    vault: VaultDouble, store: VaultKeyStore, credential: Credential
+) -> None:
+    await store.warm()
+    assert not vault.calls
+    assert credential.asked == 0
+
+
 async def test_secret_without_a_label_is_called_by_the_beginning_of_its_digest(
     vault: VaultDouble, store: VaultKeyStore
 ) -> None:

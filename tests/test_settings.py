@@ -95,6 +95,9 @@ FAULTS = {
         "name the origins",
     ),
     "one header for key and token": ({"USER_TOKEN_HEADER": "API-Key"}, "must differ"),
+    "an APIM service by its name": ({"APIM_RESOURCE_ID": "contoso-apim"}, "/subscriptions/<id>"),
+    "a schedule of five fields": ({"APIM_IMPORT_SCHEDULE": "*/5 * * * *"}, "six fields"),
+    "a resource manager over plain HTTP": ({"AZURE_RESOURCE_MANAGER_URL": "http://localhost"}, "https://"),
     "two key stores": ({"LOCAL_SUBSCRIPTION_KEYS": f"a={KEY}"}, "keep one"),
 }
 

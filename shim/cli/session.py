@@ -14,9 +14,9 @@ from typing import NoReturn
 
 import typer
 
+from shim.diagnosis import place_of
 from shim.keys import open_apim, open_secrets
 from shim.keys.apim import Apim, ApimError
-from shim.keys.diagnosis import place_of
 from shim.keys.ledger import Ledger, NoSuchKeyError
 from shim.keys.secrets import Fault, VaultError
 from shim.keys.writing import WritableSecrets

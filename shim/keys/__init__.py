@@ -1,11 +1,10 @@
 """Subscription keys: where they are kept, and how they are found by digest."""
 
-from shim.keys import scan
 from shim.keys.apim import Apim
 from shim.keys.cache import CachedKeyStore
 from shim.keys.local import LocalKeyStore
 from shim.keys.scan import ScanKeyStore
-from shim.keys.secrets import MAX_CALLS, VaultSecrets
+from shim.keys.secrets import VaultSecrets
 from shim.keys.store import KeyStore
 from shim.keys.subscription import Subscription, digest_of
 from shim.keys.vault import VaultKeyStore
@@ -20,14 +19,10 @@ def open_key_store(settings: Settings) -> KeyStore:
     """The key store that the settings describe. Connects to nothing and imports no SDK until it is asked."""
     if settings.key_vault_url is None:
         return LocalKeyStore(_local_subscriptions(settings))
-    scans = settings.key_lookup == "scan"
     secrets = VaultSecrets(
-        settings.key_vault_url,
-        in_azure=settings.in_azure,
-        client_id=settings.azure_client_id,
-        max_calls=scan.CONCURRENCY if scans else MAX_CALLS,
+        settings.key_vault_url, in_azure=settings.in_azure, client_id=settings.azure_client_id
     )
-    if scans:
+    if settings.key_lookup == "scan":
         return ScanKeyStore(
             secrets,
             prefix=settings.key_secret_prefix,
@@ -51,7 +46,6 @@ def open_secrets(settings: Settings) -> WritableSecrets | None:
         in_azure=settings.in_azure,
         client_id=settings.azure_client_id,
         budget=OPERATOR_BUDGET,
-        max_calls=scan.CONCURRENCY,
     )
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from shim.diagnosis import place_of
 from shim.keys.credential import SharedCredential, TokenTimeoutError, open_credential
-from shim.keys.diagnosis import place_of
 from shim.keys.secrets import Fault, silent_logger, suppress_span
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from shim.diagnosis import place_of
 from shim.errors import KeyStoreUnavailable
-from shim.keys.diagnosis import place_of
 from shim.keys.limits import Budget, Outage
 from shim.keys.store import KeyStore
 from shim.keys.subscription import Subscription
@@ -34,6 +34,10 @@ MAX_REFRESHES = 32
 # A lookup that finds a key is given back, so that at a cold start only those under way at once count.
 UNKNOWN_BURST = 100
 UNKNOWN_PER_SECOND = 10.0
+# Of those, under way at once: each costs this process some milliseconds, and a burst of them all at once would
+# hold up every stream for a second. They wait for their turn so many seconds.
+UNKNOWN_AT_ONCE = 2
+UNKNOWN_PATIENCE = 5.0
 # Seconds.
 RETRY_OVER_BUDGET = 1
 RETRY_AFTER_DEFECT = 5
@@ -85,6 +89,7 @@ class CachedKeyStore:
         self._unknown_until: OrderedDict[str, float] = OrderedDict()
         self._lookups: dict[str, asyncio.Task[Subscription | KeyStoreUnavailable | None]] = {}
         self._budget = Budget(burst=UNKNOWN_BURST, per_second=UNKNOWN_PER_SECOND, clock=clock)
+        self._turns = asyncio.Semaphore(UNKNOWN_AT_ONCE)
         self._outage = Outage(clock)
         self._closed = False
 
@@ -106,6 +111,10 @@ class CachedKeyStore:
     async def find(self, digest: str) -> Subscription | None:
         """As KeyStore.find."""
         return self.peek(digest) or await self._ask(digest)
+
+    async def warm(self) -> None:
+        """As KeyStore.warm."""
+        await self._store.warm()
 
     async def check(self) -> None:
         """As KeyStore.check, and not from memory."""
@@ -160,7 +169,23 @@ class CachedKeyStore:
         return lookup
 
     async def _look_up(self, digest: str) -> Subscription | KeyStoreUnavailable | None:
-        """Asks the store and remembers. A failure is returned: nobody may be left to catch it."""
+        """Asks the store when it is this digest's turn. A failure is returned: nobody may be left to catch it."""
+        try:
+            if digest in self._known:
+                return await self._consult(digest)
+            async with asyncio.timeout(UNKNOWN_PATIENCE) as patience, self._turns:
+                patience.reschedule(None)
+                # Those before may have found that the store fails.
+                if pause := self._outage.pause:
+                    return KeyStoreUnavailable(UNAVAILABLE, retry_after=pause)
+                return await self._consult(digest)
+        except TimeoutError:
+            return KeyStoreUnavailable(BUSY, retry_after=RETRY_OVER_BUDGET)
+        finally:
+            self._lookups.pop(digest, None)
+
+    async def _consult(self, digest: str) -> Subscription | KeyStoreUnavailable | None:
+        """Asks the store and remembers."""
         at = self._clock()
         try:
             found = await self._store.find(digest)
@@ -169,8 +194,6 @@ class CachedKeyStore:
         except Exception as defect:
             log.error("looking up a key failed: %s", place_of(defect))
             return self._fail(KeyStoreUnavailable(UNAVAILABLE, retry_after=RETRY_AFTER_DEFECT))
-        finally:
-            self._lookups.pop(digest, None)
         self._outage.end()
         if found is not None and found.is_valid_at(self._now()):
             self._remember_known(digest, found, at)

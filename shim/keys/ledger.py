@@ -106,6 +106,10 @@ class Ledger:
         # What was asked for is not quoted: it may have been a key.
         if not found:
             raise NoSuchKeyError("no key has this label, or a digest that begins so: 'keys list' shows all")
+        # After a rotation the old key keeps the label: while it is good too, who asks must say which.
+        good = [entry for entry in found if entry.state(self._now()) == "good"]
+        if len(good) == 1:
+            return good[0]
         several = ", ".join(entry.shown for entry in found[:5])
         raise NoSuchKeyError(f"{len(found)} keys are called so: say which by its digest ({several})")
 

@@ -16,6 +16,9 @@ class LocalKeyStore:
         found = self._by_digest.get(digest)
         return found if found and found.is_valid_at(datetime.now(UTC)) else None
 
+    async def warm(self) -> None:
+        """Nothing to prepare."""
+
     async def check(self) -> None:
         """Always ready."""
 

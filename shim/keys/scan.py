@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from shim.diagnosis import place_of
 from shim.errors import KeyStoreUnavailable
-from shim.keys.diagnosis import place_of
 from shim.keys.limits import Outage
 from shim.keys.secrets import CALL_BUDGET, RETRY_LATER, UNAVAILABLE, VaultError, VaultSecrets
 from shim.keys.subscription import Subscription, digest_of
@@ -123,6 +123,10 @@ class ScanKeyStore:
             if scan.done() and self._has_just_read():
                 return None
         raise KeyStoreUnavailable(UNAVAILABLE, retry_after=self._outage.pause or 1)
+
+    async def warm(self) -> None:
+        """As KeyStore.warm."""
+        await self._secrets.warm()
 
     async def check(self) -> None:
         """As KeyStore.check: lists secrets, and reads one that does not exist."""

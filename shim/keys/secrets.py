@@ -10,9 +10,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from shim.diagnosis import place_of
 from shim.errors import KeyStoreUnavailable
 from shim.keys.credential import SharedCredential, TokenTimeoutError, open_credential
-from shim.keys.diagnosis import place_of
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncSupportsTokenInfo
@@ -29,9 +29,6 @@ CALL_BUDGET = 5.0
 CONNECT_TIMEOUT = 1.5
 READ_TIMEOUT = 2.0
 ATTEMPTS = 2
-# Calls at once. Each costs this process some milliseconds, and its first on a connection a TLS handshake: a hundred
-# at once, which is a burst of unknown keys, would hold up every stream for a second.
-MAX_CALLS = 4
 # Seconds until another try, where the vault names none: the first for what mends itself, the second for what
 # an operator must mend.
 RETRY_SOON = 2
@@ -69,8 +66,7 @@ class VaultError(Exception):
 class VaultSecrets:
     """Reads secrets within a bounded time; the SDK is imported and the client opened by the first call.
 
-    `credential` and `transport` are the SDK's own seams, closed together with this. `budget` is in seconds;
-    `max_calls` are made at once.
+    `credential` and `transport` are the SDK's own seams, closed together with this. `budget` is in seconds.
     """
 
     # The role, and the secret permissions where the vault has access policies instead:
@@ -88,7 +84,6 @@ class VaultSecrets:
         transport: AsyncHttpTransport[Any, Any] | None = None,
         budget: float = CALL_BUDGET,
         clock: Callable[[], float] = time.monotonic,
-        max_calls: int = MAX_CALLS,
     ) -> None:
         self.url = url
         self._in_azure = in_azure
@@ -99,7 +94,6 @@ class VaultSecrets:
         self._credential = SharedCredential(credential) if credential is not None else None
         self._opening: asyncio.Task[SecretClient] | None = None
         self._logged: dict[str, float] = {}
-        self._slots = asyncio.Semaphore(max_calls)
 
     async def get(self, name: str, version: str | None = None) -> KeyVaultSecret | None:
         """A secret with its value; None if there is none of this name, or it is deleted or disabled.
@@ -134,6 +128,10 @@ class VaultSecrets:
         items = client.list_properties_of_secret_versions(name, **call_options())
         async for item in self._paged(items.by_page()):
             yield item
+
+    async def warm(self) -> None:
+        """Imports the SDK and opens its client, which takes half a second, and asks neither vault nor identity."""
+        await self._open()
 
     def unavailable(self, failure: VaultError) -> KeyStoreUnavailable:
         """What callers are told of a failure. Its reason goes to the log."""
@@ -176,7 +174,7 @@ class VaultSecrets:
 
     async def _call[Answer](self, ask: Callable[[SecretClient], Awaitable[Answer]]) -> Answer:
         try:
-            async with asyncio.timeout(self._budget), self._slots:
+            async with asyncio.timeout(self._budget):
                 return await self._attempt(ask)
         except TimeoutError:
             failure = self._delay()

@@ -15,6 +15,10 @@ class KeyStore(Protocol):
         """
         ...
 
+    async def warm(self) -> None:
+        """Prepares for the first question, and asks the store nothing."""
+        ...
+
     async def check(self) -> None:
         """Asks the store whether it could answer. Raises KeyStoreUnavailable with an operator's reason."""
         ...

@@ -53,6 +53,10 @@ class VaultKeyStore:
         subscription = secret and subscription_of(secret, digest=digest, label=f"key-{digest[:SHOWN_DIGITS]}")
         return subscription if subscription and subscription.is_valid_at(self._now()) else None
 
+    async def warm(self) -> None:
+        """As KeyStore.warm."""
+        await self._secrets.warm()
+
     async def check(self) -> None:
         """As KeyStore.check: reads a secret that does not exist."""
         await check_reading(self._secrets, self._prefix)
