@@ -191,6 +191,9 @@ class Benchmark:
         running.resume()
         try:
             result = run_load(self.load, measures.spec_for(measure, running, self.pace))
+            if not result["requests"] and not result["events"] or measures.NO_ANSWER in result["errors"]:
+                self.faults.append(f"{running.peer.name} hung after {measure.name}, and was started anew")
+                running.restart(self.port)
         finally:
             running.pause()
         self.rounds.setdefault(measure.name, {}).setdefault(running.peer.name, []).append(result)

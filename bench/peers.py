@@ -86,6 +86,12 @@ class Running:
             raise
         return cls(peer, port, upstream, process, seconds)
 
+    def restart(self, upstream: int) -> None:
+        """Raises Failed."""
+        self.stop()
+        anew = Running.start(self.peer, upstream)
+        self.port, self.process = anew.port, anew.process
+
     def pids(self) -> list[int]:
         return self.process.pids() if self.process else []
 
