@@ -40,6 +40,7 @@ async def run(folder: Path) -> None:
     )
     invoke_with_requests(metadata.function_metadata_results)
     print(started.capabilities["HttpUri"], flush=True)
+    os.dup2(2, 1)  # nobody reads further lines, such as the access log of the stock extension
     await stdin_closed()
 
 
