@@ -215,7 +215,7 @@ class Benchmark:
             is_shim = peer.invocation and peer.name != "naive"
             if not is_shim and self.options.pace == "quick":
                 continue
-            seconds = self.pace.soak_seconds / (1 if is_shim else 6)
+            seconds = self.pace.soak_seconds / (1 if is_shim else 10)
             self.say(f"soak  {peer.name}: {self.pace.soak_requests:,} requests, at most {seconds:.0f} s")
             running = Running.start(peer, self.port, log=f"{peer.name}-soak")
             try:

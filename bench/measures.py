@@ -38,7 +38,7 @@ class Pace:
     cold_starts: int
     soak_requests: int
     patience: float  # with calls that are still running at a measure's end
-    soak_seconds: float  # at most, for the shim; the peers have a sixth
+    soak_seconds: float  # at most, for the shim; the peers have a tenth
 
 
 FULL = Pace(5, 1.0, 4.0, 2.0, 4.0, 3.0, 10.0, 4.0, 3, 7, 100_000, 10.0, 180.0)
