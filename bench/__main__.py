@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import signal
+import statistics
 import sys
 import sysconfig
 import time
@@ -24,6 +25,8 @@ from bench.peers import KEY, Peer, Running, all_peers, shim
 from bench.places import RESULTS
 from bench.processes import LOAD_CORE, Failed, Process, run_load
 
+# Above this, the machine was not the benchmark's own.
+STOLEN = 0.05
 PACES = {"full": FULL, "short": SHORT, "quick": QUICK}
 # Its one start is measured: it takes many seconds.
 _SLOW_STARTERS = ("litellm",)
@@ -202,6 +205,10 @@ class Benchmark:
         self.note_faults(f"{measure.name}, {running.peer.name}, round {number + 1}", result)
 
     def note_faults(self, where: str, result: Result) -> None:
+        if result["stolen"] > STOLEN:
+            self.faults.append(
+                f"{where}: the machine's host kept {result['stolen']:.0%} of its cores to itself"
+            )
         if result["errors"]:
             reasons = sorted(result["errors"].items(), key=lambda item: -item[1])[:3]
             told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
@@ -253,6 +260,9 @@ class Benchmark:
 
     def tell(self, peers: list[str]) -> None:
         self.say("done")
+        stolen = [
+            each["stolen"] for peers_ in self.rounds.values() for all_ in peers_.values() for each in all_
+        ]
         told = {
             "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "pace": self.options.pace,
@@ -262,6 +272,9 @@ class Benchmark:
             "versions": {**environments.versions(), "peers": self.versions},
             "peers": peers,
             "missing": self.missing,
+            "stolen": {"median": round(statistics.median(stolen), 3), "most": round(max(stolen), 3)}
+            if stolen
+            else None,
             "faults": self.faults,
             "goals": figures.goals(self.rounds, self.cold_start, self.soaks, self.pace.soak_requests),
             "figures": {
@@ -297,7 +310,8 @@ def summary(measure: Measure, result: Result) -> str:
     told = next(((row, value) for row in rows if (value := row.figure(result))), None)
     words = f"{told[0].title.rpartition(': ')[2]}: {told[1]:,.1f}" if told else "nothing good came back"
     delay = f", p99 delay {result['delay']['p99']:.1f} ms" if result["delay"]["count"] else ""
-    return f"{words}{delay}, {measures.busy(result):.0%} of its core"
+    stolen = f", [red]{result['stolen']:.0%} stolen by the host[/]" if result["stolen"] > STOLEN else ""
+    return f"{words}{delay}, {measures.busy(result):.0%} of its core{stolen}"
 
 
 def machine() -> dict[str, Any]:

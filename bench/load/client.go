@@ -45,6 +45,7 @@ type Result struct {
 	FirstByte  Quantiles      `json:"first_byte"` // of the body
 	Delay      Quantiles      `json:"delay"`      // of an event, from upstream's sending to the client's reading
 	CPUSeconds float64        `json:"cpu_seconds"`
+	Stolen     float64        `json:"stolen"`     // the share of all cores that the machine's host kept
 	MemoryMiB  []float64      `json:"memory_mib"` // before, after, and the peak between
 	Samples    []float64      `json:"samples"`    // of memory, each SampleEvery requests
 }
@@ -98,13 +99,14 @@ func run(spec *Spec) *Result {
 	ended := make(chan struct{})
 	go func() { running.Wait(); close(ended) }()
 	time.Sleep(time.Until(l.counting))
-	cpu := cpuSeconds(spec.Pids)
+	cpu, stolen := cpuSeconds(spec.Pids), stolenSeconds()
 	select {
 	case <-ended:
 	case <-time.After(time.Until(l.end)):
 	}
 	result := &Result{Errors: map[string]int{}, CPUSeconds: cpuSeconds(spec.Pids) - cpu}
 	result.Seconds = min(time.Since(l.counting), seconds(spec.Duration)).Seconds()
+	result.Stolen = (stolenSeconds() - stolen) / max(result.Seconds, 0.01) / float64(hostCores())
 	<-ended
 	result.MemoryMiB = []float64{before, memoryMiB(spec.Pids, "VmRSS"), memoryMiB(spec.Pids, "VmHWM")}
 	result.Samples = l.samples

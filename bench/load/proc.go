@@ -27,6 +27,24 @@ func cpuSeconds(pids []int) float64 {
 	return float64(ticks) / ticksPerSecond
 }
 
+// hostCores counts all cores, also those that this process may not run on.
+func hostCores() int {
+	stat, _ := os.ReadFile("/proc/stat")
+	return max(1, bytes.Count(stat, []byte("\ncpu")))
+}
+
+// stolenSeconds is the time that a virtual machine's host has kept from all of its cores so far.
+func stolenSeconds() float64 {
+	stat, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(stat), "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 9 {
+		return 0
+	}
+	ticks, _ := strconv.ParseInt(fields[8], 10, 64)
+	return float64(ticks) / ticksPerSecond
+}
+
 // memoryMiB sums a field of /proc/<pid>/status: VmRSS is the resident memory now, VmHWM the most there was.
 func memoryMiB(pids []int, field string) float64 {
 	var kib int64
