@@ -6,9 +6,6 @@ from typing import Any
 
 from bench.peers import CHAT, FILE_BYTES, Running, chat_path
 
-# What the load generator says of a call that was still running when its patience ended.
-NO_ANSWER = "no head: in time"
-
 type Result = dict[str, Any]
 
 _MIB = 1024 * 1024
@@ -43,7 +40,7 @@ class Pace:
 
 FULL = Pace(5, 1.0, 4.0, 2.0, 4.0, 3.0, 10.0, 4.0, 3, 7, 100_000, 10.0, 180.0)
 SHORT = Pace(3, 0.4, 2.0, 0.8, 2.0, 3.0, 6.0, 2.0, 2, 5, 100_000, 6.0, 120.0)
-QUICK = Pace(1, 0.2, 0.8, 0.5, 1.0, 2.0, 2.0, 0.8, 1, 2, 20_000, 3.0, 20.0)
+QUICK = Pace(1, 0.2, 0.7, 0.5, 1.0, 2.0, 2.0, 0.7, 1, 1, 10_000, 2.0, 12.0)
 
 
 @dataclass(frozen=True)
