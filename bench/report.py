@@ -22,8 +22,8 @@ def show(console: Console, report: Mapping[str, Any], rounds: Rounds) -> None:
     stolen = report["stolen"]
     if stolen and stolen["most"] > 0.05:
         console.print(
-            f"[red]disturbed:[/] the machine's host kept up to {stolen['most']:.0%} of its cores to itself (median of the"
-            f" measures: {stolen['median']:.0%}); per measure it is in the JSON as `stolen`."
+            f"[red]disturbed:[/] the machine's host kept up to {stolen['most']:.0%} of its cores to itself (median of"
+            f" the measures: {stolen['median']:.0%}); per measure it is in the JSON as `stolen`."
         )
     for name, reason in report["missing"].items():
         console.print(f"[bold red]missing:[/] {name}: {reason}")
