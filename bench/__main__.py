@@ -194,7 +194,7 @@ class Benchmark:
         running.resume()
         try:
             result = run_load(self.load, measures.spec_for(measure, running, self.pace))
-            if not result["requests"] and not result["events"]:
+            if not result["requests"] and not result["events"] and not result["bytes"]:
                 self.faults.append(f"{running.peer.name} hung after {measure.name}, and was started anew")
                 running.restart(self.port)
         finally:
