@@ -1,8 +1,9 @@
 # Two commands do everything on a fresh machine: `make start` and `make test`. Neither needs root.
-.PHONY: start test check format package clean
+.PHONY: start test check format package bench bench-quick clean
 
 VENV := .venv/bin
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 start: .venv/installed
 	@$(VENV)/python -m devhost
@@ -15,6 +16,14 @@ check: .venv/installed
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
 	@$(VENV)/python -m pytest -q -m static
+
+# BENCH_ARGS="--peers shim,nginx,direct --measures json_32" measures less; --help tells all. The first run installs the
+# peers into bench/.cache: minutes, and one GB.
+bench:
+	@scripts/bench $(BENCH_ARGS)
+
+bench-quick:
+	@scripts/bench --pace quick $(BENCH_ARGS)
 
 format: .venv/installed
 	@$(VENV)/ruff check --fix .

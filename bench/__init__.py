@@ -1,0 +1,1 @@
+"""The benchmark: the shim in the real worker runtime, against its peers. `make bench` runs it; see NOTES.md."""

@@ -1,0 +1,337 @@
+"""Measures the shim and its peers in turn, and says what came of it. See NOTES.md."""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import statistics
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from bench import cold, environments, figures, measures, plots, profiling, report
+from bench.environments import Missing
+from bench.measures import FULL, MEASURES, QUICK, SHORT, Measure, Pace, Result
+from bench.peers import KEY, Peer, Running, all_peers, shim
+from bench.places import RESULTS
+from bench.processes import LOAD_CORE, Failed, Process, run_load
+
+# Above this, the machine was not the benchmark's own.
+STOLEN = 0.05
+PACES = {"full": FULL, "short": SHORT, "quick": QUICK}
+# Its one start is measured: it takes many seconds.
+_SLOW_STARTERS = ("litellm",)
+
+
+def main() -> int:
+    options = parse()
+    # Whatever ends the benchmark, everything that it started is stopped.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    try:
+        load = environments.prepare_load()
+        with upstream(load) as port:
+            if options.profile:
+                environments.prepare("shim")
+                profiled = also(options)[-1] if options.also else shim()
+                profiling.run(console, load, port, options.profile, profiled)
+                return 0
+            Benchmark(options, console, load, port).run()
+    except (Missing, Failed) as error:
+        console.print(f"[bold red]The benchmark cannot run:[/] {error}")
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped; nothing is left running, and no results are written.")
+        return 130
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "--pace", choices=PACES, default="full", help="how long the measures take (default: full)"
+    )
+    parser.add_argument("--peers", help="only these, with commas between")
+    parser.add_argument("--measures", help="only these, with commas: json_1, …, cold, soak")
+    parser.add_argument("--rounds", type=int, help="instead of the pace's own")
+    parser.add_argument(
+        "--also",
+        metavar="NAME=FOLDER",
+        action="append",
+        default=[],
+        help="another checkout of the shim, too",
+    )
+    parser.add_argument("--no-save", action="store_true", help="the table only, no files")
+    parser.add_argument(
+        "--profile", choices=profiling.LOADS, help="profile the shim, or the --also, under this load instead"
+    )
+    return parser.parse_args()
+
+
+def also(options: argparse.Namespace) -> list[Peer]:
+    """The shim of other checkouts."""
+    pairs = [given.partition("=") for given in options.also]
+    return [shim(name, Path(folder).resolve()) for name, _, folder in pairs]
+
+
+@contextlib.contextmanager
+def upstream(load: Path) -> Iterator[int]:
+    process = Process("upstream", [str(load), "upstream", "-key", KEY], {}, LOAD_CORE, announces=True)
+    try:
+        yield int(json.loads(process.line())["port"])
+    finally:
+        process.stop()
+
+
+class Benchmark:
+    """One run: everything is started, measured in turn, stopped, and told."""
+
+    def __init__(self, options: argparse.Namespace, console: Console, load: Path, port: int) -> None:
+        self.pace: Pace = PACES[options.pace]
+        self.rounds_wanted: int = options.rounds or self.pace.rounds
+        self.options = options
+        self.console = console
+        self.load = load
+        self.port = port
+        self.began = time.monotonic()
+        self.load_at_start = [round(each, 2) for each in os.getloadavg()]
+        self.wanted = options.measures.split(",") if options.measures else None
+        self.missing: dict[str, str] = {}
+        self.versions: dict[str, str] = {}
+        self.faults: list[str] = []
+        self.rounds: dict[str, dict[str, list[Result]]] = {}
+        self.cold_start: dict[str, list[float]] = {}
+        self.imports: dict[str, Any] = {}
+        self.soaks: dict[str, Any] = {}
+
+    def run(self) -> None:
+        peers = self.prepare()
+        with contextlib.ExitStack() as stack:
+            running = self.start(peers, stack)
+            self.measure(running)
+        present = [each.peer for each in running]
+        if self.wants("soak"):
+            self.soak(present)
+        if self.wants("cold"):
+            self.start_cold(present)
+        self.tell([peer.name for peer in peers])
+
+    def wants(self, measure: str) -> bool:
+        return self.wanted is None or measure in self.wanted
+
+    def say(self, text: str) -> None:
+        elapsed = int(time.monotonic() - self.began)
+        self.console.print(f"[dim]{elapsed // 60:3d}:{elapsed % 60:02d}[/]  {text}", highlight=False)
+
+    def prepare(self) -> list[Peer]:
+        peers = all_peers()
+        if self.options.peers:
+            chosen = self.options.peers.split(",")
+            if unknown := set(chosen) - set(peers):
+                raise Failed(f"no such peer: {', '.join(unknown)}; there are {', '.join(peers)}")
+            peers = {name: peer for name, peer in peers.items() if name in chosen}
+        for name in peers:
+            self.say(f"setting up {name}")
+            try:
+                self.versions[name] = environments.prepare(name)
+            except Missing as reason:
+                self.missing[name] = str(reason)
+                self.say(f"[red]{name} is missing[/]: {reason}")
+        if self.options.also:
+            environments.prepare("shim")
+        for peer in also(self.options):
+            peers[peer.name] = peer
+            self.versions[peer.name] = "another checkout"
+        return list(peers.values())
+
+    def start(self, peers: list[Peer], stack: contextlib.ExitStack) -> list[Running]:
+        """Starts every peer, and pauses it until its turn, so that the core is always one peer's alone."""
+        running = []
+        for peer in peers:
+            if peer.name in self.missing:
+                continue
+            try:
+                started = Running.start(peer, self.port)
+            except Failed as reason:
+                self.missing[peer.name] = f"it was installed, but does not work: {reason}"
+                self.say(f"[red]{peer.name} is missing[/]: {reason}")
+                continue
+            stack.callback(started.stop)
+            if peer.name in _SLOW_STARTERS and self.wants("cold"):
+                self.cold_start[peer.name] = [started.cold_start]
+            for measure in MEASURES:
+                if measure.name in ("json_32", "first_byte"):  # first calls of a kind import and compile
+                    spec = measures.spec_for(measure, started, self.pace)
+                    run_load(self.load, {**spec, "warmup": 0.0, "duration": 0.5})
+            started.pause()
+            running.append(started)
+            self.say(f"started {peer.name} {self.versions[peer.name]}")
+        return running
+
+    def measure(self, running: list[Running]) -> None:
+        chosen = [measure for measure in MEASURES if self.wants(measure.name)]
+        for number in range(self.rounds_wanted):
+            for measure in chosen:
+                if number >= min(measure.rounds(self.pace), self.rounds_wanted):
+                    continue
+                # Each round begins with another peer.
+                for each in running[number % len(running) :] + running[: number % len(running)]:
+                    if measure.kind == "chat" or each.peer.files:
+                        self.measure_one(number, measure, each)
+
+    def measure_one(self, number: int, measure: Measure, running: Running) -> None:
+        running.resume()
+        try:
+            result = run_load(self.load, measures.spec_for(measure, running, self.pace))
+            if not result["requests"] and not result["events"] and not result["bytes"]:
+                self.faults.append(f"{running.peer.name} hung after {measure.name}, and was started anew")
+                running.restart(self.port)
+        finally:
+            running.pause()
+        self.rounds.setdefault(measure.name, {}).setdefault(running.peer.name, []).append(result)
+        where = f"round {number + 1}/{self.rounds_wanted}  {measure.name:12}  {running.peer.name:8}"
+        self.say(f"{where}  {summary(measure, result)}")
+        self.note_faults(f"{measure.name}, {running.peer.name}, round {number + 1}", result)
+
+    def note_faults(self, where: str, result: Result) -> None:
+        if result["errors"]:
+            reasons = sorted(result["errors"].items(), key=lambda item: -item[1])[:3]
+            told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+            self.faults.append(f"{where}: {told} (of {result['requests']} good ones)")
+
+    def soak(self, peers: list[Peer]) -> None:
+        """Many small requests to a fresh process, and its memory on the way."""
+        for peer in peers:
+            if peer.name == "direct":
+                continue
+            is_shim = peer.invocation and peer.name != "naive"
+            if not is_shim and self.options.pace == "quick":
+                continue
+            seconds = self.pace.soak_seconds / (1 if is_shim else 10)
+            self.say(f"soak  {peer.name}: {self.pace.soak_requests:,} requests, at most {seconds:.0f} s")
+            running = Running.start(peer, self.port, log=f"{peer.name}-soak")
+            try:
+                spec = measures.soak_spec(running, self.pace.soak_requests, seconds)
+                result = run_load(self.load, spec)
+            finally:
+                running.stop()
+            samples = result["samples"]
+            whole = result["requests"] >= self.pace.soak_requests * 0.999
+            self.soaks[peer.name] = {
+                "requests": result["requests"],
+                "sample_every": spec["sample_every"],
+                "memory_mib": [round(sample, 2) for sample in samples],
+                "grown_over_last_half": round(samples[-1] - samples[len(samples) // 2 - 1], 2)
+                if whole
+                else None,
+            }
+            self.note_faults(f"soak, {peer.name}", result)
+
+    def start_cold(self, peers: list[Peer]) -> None:
+        with cold.vault(self.load) as with_vault:
+            starting = [peer for peer in peers if peer.name not in ("direct", *_SLOW_STARTERS)]
+            if any(peer.name == "shim" for peer in peers):
+                starting.insert([peer.name for peer in starting].index("shim") + 1, with_vault)
+            for number in range(self.pace.cold_starts):
+                for peer in starting:
+                    seconds = cold.measure(peer, self.port)
+                    self.cold_start.setdefault(peer.name, []).append(seconds)
+                    self.say(
+                        f"cold start {number + 1}/{self.pace.cold_starts}  {peer.name:10}  {seconds:.2f} s"
+                    )
+            for peer in starting:
+                if peer.invocation:
+                    self.imports[peer.name] = cold.imports(peer, self.port)
+
+    def tell(self, peers: list[str]) -> None:
+        self.say("done")
+        stolen = [
+            each["stolen"] for peers_ in self.rounds.values() for all_ in peers_.values() for each in all_
+        ]
+        told = {
+            "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "pace": self.options.pace,
+            "rounds": self.rounds_wanted,
+            "seconds": round(time.monotonic() - self.began),
+            "machine": {**machine(), "load_at_start": self.load_at_start},
+            "versions": {**environments.versions(), "peers": self.versions},
+            "peers": peers,
+            "missing": self.missing,
+            "stolen": {"median": round(statistics.median(stolen), 3), "most": round(max(stolen), 3)}
+            if stolen
+            else None,
+            "faults": self.faults,
+            "goals": figures.goals(self.rounds, self.cold_start, self.soaks, self.pace.soak_requests),
+            "figures": {
+                row.name: {
+                    peer: found.as_json()
+                    for peer in self.rounds.get(row.measure, {})
+                    if (found := figures.spread(self.rounds, row, peer))
+                }
+                for row in figures.ROWS
+            },
+            "cold_start": self.cold_start,
+            "imports": self.imports,
+            "soak": self.soaks,
+            "measures": self.rounds,
+        }
+        report.show(self.console, told, self.rounds)
+        if self.options.no_save:
+            return
+        RESULTS.mkdir(exist_ok=True)
+        content = json.dumps(told, indent=1) + "\n"
+        name = f"{told['when'][:16].replace(':', '')}-{self.options.pace}.json"
+        for file in (RESULTS / name, RESULTS / "latest.json"):
+            file.write_text(content)
+        drawn = plots.draw(told, self.rounds, RESULTS)
+        self.console.print(
+            f"Written: {', '.join(path.name for path in [RESULTS / name, RESULTS / 'latest.json', *drawn])}"
+        )
+
+
+def summary(measure: Measure, result: Result) -> str:
+    """A result in a few words, for the progress."""
+    rows = [row for row in figures.ROWS if row.measure == measure.name]
+    told = next(((row, value) for row in rows if (value := row.figure(result))), None)
+    words = f"{told[0].title.rpartition(': ')[2]}: {told[1]:,.1f}" if told else "nothing good came back"
+    delay = f", p99 delay {result['delay']['p99']:.1f} ms" if result["delay"]["count"] else ""
+    stolen = f", [red]{result['stolen']:.0%} stolen by the host[/]" if result["stolen"] > STOLEN else ""
+    return f"{words}{delay}, {measures.busy(result):.0%} of its core{stolen}"
+
+
+def machine() -> dict[str, Any]:
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "system": distribution(),
+        "kernel": platform.release(),
+        # Without profile-guided optimisation, everything in Python is slower than it could be.
+        "python_optimised": "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or ""),
+    }
+
+
+def distribution() -> str:
+    with contextlib.suppress(OSError):
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    return platform.system()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

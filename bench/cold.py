@@ -1,0 +1,79 @@
+"""Cold starts: from the start of a process to the first byte of its first proxied answer."""
+
+import contextlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.peers import KEY, Launch, Peer, Running, shim
+from bench.places import CACHE, LOGS
+from bench.processes import LOAD_CORE, Failed, Process
+
+VAULT = "shim+vault"
+
+
+@contextlib.contextmanager
+def vault(load: Path) -> Iterator[Peer]:
+    """The shim with its keys in a Key Vault, which is a double that answers at once."""
+    folder = CACHE / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    process = Process("vault", [str(load), "vault", str(folder), KEY], {}, LOAD_CORE, announces=True)
+    try:
+        ports: dict[str, int] = json.loads(process.line())
+        yield shim(
+            VAULT,
+            KEY_VAULT_URL="https://bench.vault.azure.net",
+            WEBSITE_INSTANCE_ID="bench",  # as in Azure: a managed identity, not a developer's login
+            IDENTITY_ENDPOINT=f"http://127.0.0.1:{ports['identity_port']}/msi/token",
+            IDENTITY_HEADER="bench",
+            SSL_CERT_FILE=str(folder / "vault.pem"),
+            BENCH_VAULT=f"127.0.0.1:{ports['port']}",
+        )
+    finally:
+        process.stop()
+
+
+def measure(peer: Peer, upstream: int) -> float:
+    """Seconds. Raises Failed."""
+    running = Running.start(peer, upstream, log=f"{peer.name}-cold")
+    running.stop()
+    return running.cold_start
+
+
+def imports(peer: Peer, upstream: int) -> dict[str, Any]:
+    """Milliseconds of import time by package, its own modules' alone, as `-X importtime` has it; and their sum.
+
+    That option costs time itself, so that the sum is more than what imports take without it. Raises Failed.
+    """
+    log = f"{peer.name}-imports"
+    timed = replace(peer, launch=lambda port: _timing_imports(peer, port))
+    Running.start(timed, upstream, log).stop()
+    by_package: dict[str, float] = defaultdict(float)
+    for line in (LOGS / f"{log}.log").read_text(errors="replace").splitlines():
+        if not line.startswith("import time:") or "self [us]" in line:
+            continue
+        own, _, name = (part.strip() for part in line.removeprefix("import time:").split("|"))
+        by_package[package_of(name)] += int(own) / 1000
+    if not by_package:
+        raise Failed("no import times were printed")
+    ranked = sorted(by_package.items(), key=lambda item: -item[1])
+    return {
+        "sum": round(sum(by_package.values()), 1),
+        "packages": {name: round(milliseconds, 1) for name, milliseconds in ranked[:25]},
+    }
+
+
+def _timing_imports(peer: Peer, upstream: int) -> Launch:
+    launch = peer.launch(upstream)
+    assert launch is not None
+    python, *arguments = launch.command
+    return replace(launch, command=[python, "-X", "importtime", *arguments])
+
+
+def package_of(module: str) -> str:
+    parts = module.split(".")
+    # Azure's packages share their first names.
+    return ".".join(parts[:2]) if parts[0] in ("azure", "azurefunctions") else parts[0]

@@ -1,0 +1,223 @@
+"""The shim and those it is measured against: how each is started, and how it is called."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from bench.environments import python_of
+from bench.places import BENCH, CACHE, ROOT
+from bench.processes import PROXY_CORE, Process, free_port, until_answered
+
+KEY = "5b1c0d6a9e7f4c2d8a3b6e1f0c9d7a52"
+FILE_BYTES = 20 * 1024 * 1024
+
+# What the OpenAI SDK for Python sends. No encoding, since one of the peers would compress on the core under test.
+SDK_HEADERS = (
+    "accept: application/json",
+    "accept-encoding: identity",
+    "content-type: application/json",
+    "user-agent: OpenAI/Python 3.52.0",
+    "x-stainless-arch: x64",
+    "x-stainless-async: async:asyncio",
+    "x-stainless-lang: python",
+    "x-stainless-os: Linux",
+    "x-stainless-package-version: 3.52.0",
+    "x-stainless-retry-count: 0",
+    "x-stainless-runtime: CPython",
+    "x-stainless-runtime-version: 3.13.0",
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a process is started. Where `port` is 0, the process prints the URL at which it listens."""
+
+    command: list[str]
+    environ: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`launch` is given upstream's port. `root` is the path of the OpenAI API; `files` whether files go through it."""
+
+    name: str
+    launch: Callable[[int], Launch | None]
+    root: str = "/openai/v1"
+    authorization: str = f"authorization: Bearer {KEY}"
+    extra_headers: tuple[str, ...] = ()
+    files: bool = True
+    invocation: bool = False
+
+    def headers(self, upstream: int) -> list[str]:
+        extra = [header.replace("@UPSTREAM@", str(upstream)) for header in self.extra_headers]
+        return [*SDK_HEADERS, self.authorization, *extra]
+
+
+class Running:
+    """A peer that answers."""
+
+    def __init__(
+        self, peer: Peer, port: int, upstream: int, process: Process | None, cold_start: float
+    ) -> None:
+        self.peer = peer
+        self.port = port
+        self.headers = peer.headers(upstream)
+        self.process = process
+        self.cold_start = cold_start
+
+    @classmethod
+    def start(cls, peer: Peer, upstream: int, log: str = "") -> Self:
+        """Raises Failed."""
+        launch = peer.launch(upstream)
+        if launch is None:
+            return cls(peer, upstream, upstream, None, 0.0)
+        process = Process(
+            log or peer.name, launch.command, launch.environ, PROXY_CORE, announces=not launch.port
+        )
+        try:
+            port = launch.port or urlsplit(process.line()).port or 0
+            seconds = until_answered(port, probe(peer, port, upstream), process)
+        except BaseException:
+            process.stop()
+            raise
+        return cls(peer, port, upstream, process, seconds)
+
+    def restart(self, upstream: int) -> None:
+        """Raises Failed."""
+        self.stop()
+        anew = Running.start(self.peer, upstream)
+        self.port, self.process = anew.port, anew.process
+
+    def pids(self) -> list[int]:
+        return self.process.pids() if self.process else []
+
+    def pause(self) -> None:
+        if self.process:
+            self.process.pause()
+
+    def resume(self) -> None:
+        if self.process:
+            self.process.resume()
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.stop()
+
+
+CHAT = (
+    '{"messages":[{"role":"system","content":"You are a helpful assistant."},{"role":"user","content":'
+    '"Tell me about the fox and the dog, in one sentence."}],"model":"gpt-4o","temperature":0.7,"max_tokens":64}'
+)
+
+
+def chat_path(peer: Peer) -> str:
+    return f"{peer.root}/chat/completions"
+
+
+def probe(peer: Peer, port: int, upstream: int) -> bytes:
+    """A small chat completion as it goes over the wire."""
+    lines = [f"POST {chat_path(peer)} HTTP/1.1", f"host: 127.0.0.1:{port}", *peer.headers(upstream)]
+    if peer.invocation:
+        lines.append("x-ms-invocation-id: 00000000-0000-4000-8000-ffffffffffff")
+    lines += ["connection: close", f"content-length: {len(CHAT)}", "", CHAT]
+    return "\r\n".join(lines).encode()
+
+
+def shim(name: str = "shim", folder: Path = ROOT, **settings: str) -> Peer:
+    """The app of a checkout, by default this one's, in the real worker runtime."""
+    environ = settings or {"LOCAL_SUBSCRIPTION_KEYS": f"bench={KEY}"}
+    return Peer(name, lambda upstream: _worker(python_of("shim"), folder, upstream, environ), invocation=True)
+
+
+def all_peers() -> dict[str, Peer]:
+    peers = [
+        Peer(
+            "direct",
+            lambda _: None,
+            root="/openai/deployments/gpt-4o",
+            authorization=f"api-key: {KEY}",
+        ),
+        Peer("nginx", _nginx),
+        Peer("envoy", _envoy),
+        shim(),
+        Peer(
+            "portkey",
+            _portkey,
+            root="/v1",
+            extra_headers=(
+                "x-portkey-provider: openai",
+                "x-portkey-custom-host: http://127.0.0.1:@UPSTREAM@/v1",
+            ),
+        ),
+        Peer(
+            "naive",
+            lambda upstream: _worker(python_of("naive"), BENCH / "peers/naive", upstream),
+            invocation=True,
+        ),
+        Peer(
+            "litellm", _litellm, root="/v1", files=False
+        ),  # its files need settings and a database of their own
+    ]
+    return {peer.name: peer for peer in peers}
+
+
+def _worker(python: Path, folder: Path, upstream: int, settings: Mapping[str, str] | None = None) -> Launch:
+    return Launch(
+        [str(python), "-P", str(BENCH / "worker.py"), str(folder)],
+        {"PYTHONPATH": str(ROOT), "APIM_BASE_URL": f"http://127.0.0.1:{upstream}/openai", **(settings or {})},
+    )
+
+
+def _nginx(upstream: int) -> Launch:
+    port = free_port()
+    config = _configured("nginx.conf", upstream, port)
+    nginx = "/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else "nginx"
+    as_root = ["-g", "user root;"] if os.geteuid() == 0 else []
+    return Launch([nginx, "-p", str(config.parent), "-e", "stderr", "-c", str(config), *as_root], port=port)
+
+
+def _envoy(upstream: int) -> Launch:
+    port = free_port()
+    config = _configured("envoy.yaml", upstream, port)
+    envoy = next(
+        (CACHE / "envoy").glob("lib/python*/site-packages/envoy/_bin/envoy"), CACHE / "envoy/bin/envoy"
+    )
+    quiet = ["--log-level", "error", "--disable-hot-restart", "--concurrency", "1"]
+    return Launch([str(envoy), "-c", str(config), *quiet], port=port)
+
+
+def _litellm(upstream: int) -> Launch:
+    port = free_port()
+    config = _configured("litellm.yaml", upstream, port)
+    command = [str(CACHE / "litellm/bin/litellm"), "--config", str(config), "--host", "127.0.0.1"]
+    environ = {
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_MODE": "PRODUCTION",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it fetches a list of prices from the internet
+        "NO_PROXY": "127.0.0.1",
+    }
+    return Launch(
+        [*command, "--port", str(port), "--num_workers", "1", "--telemetry", "False"], environ, port
+    )
+
+
+def _portkey(_: int) -> Launch:
+    port = free_port()
+    script = CACHE / "portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
+    return Launch(["node", str(script), f"--port={port}", "--headless"], {"NODE_ENV": "production"}, port)
+
+
+def _configured(template: str, upstream: int, port: int) -> Path:
+    """The template with its ports, in .cache."""
+    folder = CACHE / "run" / template.partition(".")[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    text = (BENCH / "peers" / template).read_text()
+    for name, value in (("UPSTREAM", upstream), ("PORT", port), ("FOLDER", folder), ("KEY", KEY)):
+        text = text.replace(f"@{name}@", str(value))
+    config = folder / template
+    config.write_text(text)
+    return config
