@@ -10,6 +10,7 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI
 
 from devhost.host import Host
 from devhost.standin import Standin
+from tests.vault_double import Clock, Credential, VaultDouble, running_vault
 
 ROOT = Path(__file__).parent.parent
 API_VERSION = "2024-10-21"
@@ -85,3 +86,21 @@ async def azure(host: Host) -> AsyncIterator[AsyncAzureOpenAI]:
         azure_endpoint=host.url, api_key=KEY, api_version=API_VERSION, max_retries=0
     ) as client:
         yield client
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Time that passes when a test says so."""
+    return Clock()
+
+
+@pytest.fixture
+def credential() -> Credential:
+    return Credential()
+
+
+@pytest.fixture
+async def vault(credential: Credential, clock: Clock) -> AsyncIterator[VaultDouble]:
+    """Key Vault's protocol over TLS, with the faults that a test wants."""
+    async with running_vault(credential, clock) as running:
+        yield running

@@ -80,11 +80,6 @@ async def settled() -> None:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def script() -> Script:
     return Script()
 

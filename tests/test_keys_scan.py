@@ -18,7 +18,6 @@ from tests.vault_double import (
     VaultDouble,
     failing,
     forbidden,
-    running_vault,
     throttled,
 )
 
@@ -26,22 +25,6 @@ TTL = 300.0
 STALE = 3600.0
 GRACE = 1000.0
 OLD, NEW, OTHER = "key-of-the-first-version", "key-of-the-second-version", "another-key"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def credential() -> Credential:
-    return Credential()
-
-
-@pytest.fixture
-async def vault(credential: Credential, clock: Clock) -> AsyncIterator[VaultDouble]:
-    async with running_vault(credential, clock) as running:
-        yield running
 
 
 @pytest.fixture

@@ -33,7 +33,6 @@ from tests.vault_double import (
     failing,
     forbidden,
     redirecting,
-    running_vault,
     secrets_in,
     throttled,
     unauthorized,
@@ -45,22 +44,6 @@ DIGEST = digest_of(KEY)
 NAME = PREFIX + DIGEST
 # Seconds that a test waits for a vault that never answers.
 SHORT = 0.3
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def credential() -> Credential:
-    return Credential()
-
-
-@pytest.fixture
-async def vault(credential: Credential, clock: Clock) -> AsyncIterator[VaultDouble]:
-    async with running_vault(credential, clock) as running:
-        yield running
 
 
 type Open = Callable[..., VaultKeyStore]
