@@ -31,11 +31,13 @@ class Body:
 
     def __init__(
         self,
+        caller: Caller,
         rest: AsyncGenerator[bytes],
         read: IO[bytes] | bytearray | None = None,
         found: JsonModel | FormModel | None = None,
     ) -> None:
         self.model = found.name if found else None
+        self._caller = caller
         self._rest = rest
         self._read = bytearray() if read is None else read
         self._found = found
@@ -44,6 +46,14 @@ class Body:
     @property
     def growth(self) -> int:
         return self._splice.growth if self._splice else 0
+
+    @property
+    def content(self) -> bytes | None:
+        """The whole of a short body that has come already, as most have; None of others, which are to be streamed."""
+        read, splice = self._read, self._splice
+        if not isinstance(read, bytearray) or len(read) > _CHUNK or not self._caller.sent_all:
+            return None
+        return bytes(read if splice is None else read[: splice.start] + splice.replacement + read[splice.end :])
 
     async def put_model(self, name: str) -> None:
         """Has the body name `name`, all else as it came. Raises InvalidRequest where that cannot be done."""
@@ -107,15 +117,16 @@ async def open_body(
         caller.watch()
         return None
     if use_of_model == "unread":
-        return Body(caller.body())
-    body = await _read_model(headers, caller.body(), max_bytes)
+        chunks = caller.body()
+        return Body(caller, chunks, bytearray(await anext(chunks, b"")))
+    body = await _read_model(headers, caller, max_bytes)
     if use_of_model == "required" and not body.model:
         body.close()
         raise _model_required()
     return body
 
 
-async def _read_model(headers: Headers, chunks: AsyncGenerator[bytes], max_bytes: int) -> Body:
+async def _read_model(headers: Headers, caller: Caller, max_bytes: int) -> Body:
     if named(headers, b"content-encoding"):
         raise InvalidRequest("Send the body without Content-Encoding: the shim reads `model` from it.")
     if any(int(length) > max_bytes for length in named(headers, b"content-length")):
@@ -123,11 +134,12 @@ async def _read_model(headers: Headers, chunks: AsyncGenerator[bytes], max_bytes
     content_types = named(headers, b"content-type")
     kind, options = parse_options_header(content_types[0].decode("latin-1") if content_types else "")
     if kind == "multipart/form-data":
-        return await _read_form(options.get("boundary", ""), chunks, max_bytes)
-    return await _read_json(chunks, max_bytes)
+        return await _read_form(options.get("boundary", ""), caller, max_bytes)
+    return await _read_json(caller, max_bytes)
 
 
-async def _read_json(chunks: AsyncGenerator[bytes], max_bytes: int) -> Body:
+async def _read_json(caller: Caller, max_bytes: int) -> Body:
+    chunks = caller.body()
     parts: list[bytes] = []
     size = 0
     async for chunk in chunks:
@@ -137,11 +149,13 @@ async def _read_json(chunks: AsyncGenerator[bytes], max_bytes: int) -> Body:
             raise _too_large(max_bytes)
     content = bytearray().join(parts)
     parts.clear()
-    await asyncio.sleep(0)  # joining takes milliseconds, decoding as many
-    return Body(chunks, content, JsonModel(content))
+    if size > _CHUNK:
+        await asyncio.sleep(0)  # joining megabytes takes milliseconds, decoding them as many
+    return Body(caller, chunks, content, JsonModel(content))
 
 
-async def _read_form(boundary: str, chunks: AsyncGenerator[bytes], max_bytes: int) -> Body:
+async def _read_form(boundary: str, caller: Caller, max_bytes: int) -> Body:
+    chunks = caller.body()
     read = SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - it is the body's, which closes it
     try:
         form = FormModel(boundary, max_bytes)
@@ -151,7 +165,7 @@ async def _read_form(boundary: str, chunks: AsyncGenerator[bytes], max_bytes: in
             read.write(chunk)
             if form.feed(chunk):
                 break
-        return Body(chunks, read, form)
+        return Body(caller, chunks, read, form)
     except MultipartError:
         read.close()
         raise InvalidRequest("The body is not the multipart/form-data that its Content-Type says.") from None

@@ -16,13 +16,14 @@ class Caller:
     when its caller leaves, so that without this an abandoned completion would run on, and be paid for.
     """
 
-    __slots__ = ("_receive", "_task", "_watcher", "gone")
+    __slots__ = ("_receive", "_task", "_watcher", "gone", "sent_all")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._task: asyncio.Task[object] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self.gone = False
+        self.sent_all = False
 
     async def body(self) -> AsyncGenerator[bytes]:
         """The body's chunks as they arrive, at most 64 KiB ahead of their reader. Raises CallerGone."""
@@ -32,9 +33,12 @@ class Caller:
                 if message["type"] == "http.disconnect":
                     self._leave()
                     raise CallerGone
+                if not message.get("more_body", False):
+                    self.sent_all = True
+                    self.watch()
                 if chunk := message.get("body", b""):
                     yield chunk
-                if not message.get("more_body", False):
+                if self.sent_all:
                     return
         finally:
             self.watch()

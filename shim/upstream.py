@@ -84,6 +84,8 @@ class Upstream:
             with self._translating_errors(), caller.cancelling():
                 async with asyncio.timeout(self._first_byte_timeout) as clock:
                     response = await self._reach(request, clock)
+            if request.body is not None and request.body.content is not None:
+                request.body.close()  # not kept in memory as long as the answer streams
             undo.pop_all()
             return UpstreamResponse(response, request.body)
 
@@ -138,9 +140,15 @@ class Upstream:
             request.method,
             _url(request.origin),
             headers=request.headers,
-            stream=_Upload(request.body, clock, self._first_byte_timeout) if request.body else _NO_BODY,
+            stream=self._stream(request.body, clock),
             extensions={"target": request.path_and_query.encode("ascii")},
         )
+
+    def _stream(self, body: Body | None, clock: asyncio.Timeout) -> httpx.AsyncByteStream:
+        if body is None:
+            return _NO_BODY
+        content = body.content
+        return _Upload(body, clock, self._first_byte_timeout) if content is None else httpx.ByteStream(content)
 
     def _timed_out(self) -> UpstreamTimeout:
         return UpstreamTimeout(

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 # A module may import from its own layer and from those before it.
 LAYERS = [
     {"origins", "errors", "diagnosis", "operations", "splice"},
-    {"settings", "headers", "model_in_json", "model_in_form"},
+    {"settings", "headers", "model_in_json", "model_in_form", "connection"},
     {"keys", "cors", "caller", "transport", "apim_errors", "models"},
     {"auth", "routes"},
     {"body"},
@@ -37,8 +37,9 @@ PLACES = {
     "azure.mgmt": {"keys"},
     "typer": {"cli", "__main__"},
     "rich": {"cli"},
-    "httpx": {"upstream", "transport"},
-    "aiohttp": {"transport", "keys", "doctor"},
+    "httpx": {"upstream", "transport", "connection"},
+    "httptools": {"connection"},
+    "aiohttp": {"keys", "doctor"},
     "uvicorn": {"functions_http"},
     "multipart": {"body", "model_in_form"},
     "msgspec": {"model_in_json"},

@@ -152,12 +152,35 @@ async def test_a_model_that_cannot_be_placed_is_refused(content: bytes) -> None:
     body.close()
 
 
-async def test_what_needs_no_reading_is_not_read() -> None:
+async def test_what_needs_no_reading_is_taken_as_far_as_it_has_come() -> None:
     sender = Sender([b"{", b"not JSON"])
     body = await open_body(JSON, Caller(sender), use_of_model="unread", max_bytes=1)
     assert body is not None
-    assert sender.asked == 0
+    assert sender.asked == 1
+    assert body.content is None
     assert await sent(body) == b"{not JSON"
+
+
+@pytest.mark.parametrize("use", ["unread", "required"])
+async def test_a_short_body_that_came_at_once_need_not_be_streamed(use: str) -> None:
+    body = await opened([b'{"model":"a"}'], JSON, use)
+    assert body.content == b'{"model":"a"}'
+    body.close()
+
+
+@pytest.mark.parametrize("name", ["b", "a longer one", ""])
+async def test_a_short_body_has_its_model_replaced_as_a_streamed_one_has(name: str) -> None:
+    body = await opened([b'{"n":1, "model" : "a" }'], JSON)
+    await body.put_model(name)
+    content = body.content
+    assert content is not None
+    assert content == await sent(body) == b'{"n":1, "model" : "%s" }' % name.encode()
+
+
+async def test_a_long_body_is_streamed() -> None:
+    body = await opened([b'{"model":"a"}' + b" " * 70_000], JSON)
+    assert body.content is None
+    body.close()
 
 
 async def test_what_was_read_is_forgotten_once_it_is_sent() -> None:

@@ -20,7 +20,7 @@ from shim.apim_errors import Asked
 from shim.caller import Caller
 from shim.errors import UpstreamUnreachable
 from shim.rewrite import UpstreamRequest
-from shim.transport import AiohttpTransport
+from shim.transport import Http1Transport
 from shim.upstream import Upstream
 from tests.conftest import KEY, StartHost
 from tests.test_body import JSON, opened
@@ -450,7 +450,7 @@ async def test_a_connection_that_broke_after_something_was_sent_is_not_tried_aga
     assert transport.bodies == []
 
 
-class FirstRefused(AiohttpTransport):
+class FirstRefused(Http1Transport):
     """Really sends, but its first connection goes where nobody listens."""
 
     attempts = 0

@@ -11,18 +11,18 @@ import pytest
 import trustme
 from aiohttp import client_exceptions, http_exceptions
 
-from shim.transport import _ERRORS, AiohttpTransport
+from shim.transport import Http1Transport
 
 
 @pytest.fixture
-async def transport() -> AsyncIterator[AiohttpTransport]:
-    transport = AiohttpTransport(connect_timeout=1)
+async def transport() -> AsyncIterator[Http1Transport]:
+    transport = Http1Transport(connect_timeout=1)
     yield transport
     await transport.aclose()
 
 
 async def receive(
-    transport: AiohttpTransport, request: httpx.Request, answer: bytes
+    transport: Http1Transport, request: httpx.Request, answer: bytes
 ) -> tuple[bytes, httpx.Response]:
     """What a server received, to the byte, and what the transport made of its answer."""
     received = bytearray()
@@ -42,7 +42,7 @@ async def receive(
     return bytes(received), response
 
 
-async def test_the_target_goes_out_as_it_is(transport: AiohttpTransport) -> None:
+async def test_the_target_goes_out_as_it_is(transport: Http1Transport) -> None:
     target = b'/a%2Fb%41/..//c;d?e=%20+f&g[]={h}|"i"'
     request = httpx.Request(
         "GET", "http://127.0.0.1", stream=httpx.ByteStream(b""), extensions={"target": target}
@@ -51,7 +51,7 @@ async def test_the_target_goes_out_as_it_is(transport: AiohttpTransport) -> None
     assert received.startswith(b"GET " + target + b" HTTP/1.1\r\n")
 
 
-async def test_headers_go_out_and_come_back_as_they_are(transport: AiohttpTransport) -> None:
+async def test_headers_go_out_and_come_back_as_they_are(transport: Http1Transport) -> None:
     sent = [(b"x-a", b"1"), (b"x-b", "gr\u00fc\u00df".encode()), (b"x-a", b"2")]
     request = httpx.Request("GET", "http://127.0.0.1/", headers=sent, stream=httpx.ByteStream(b""))
     answer = b"HTTP/1.1 299 \r\nX-C: 1\r\nSet-Cookie: a=1\r\nX-C: 2\r\nContent-Encoding: gzip\r\n\r\nnot gzip"
@@ -65,7 +65,7 @@ async def test_headers_go_out_and_come_back_as_they_are(transport: AiohttpTransp
     assert response.extensions["content"] == b"not gzip"
 
 
-async def test_a_request_that_was_sent_is_not_sent_again(transport: AiohttpTransport) -> None:
+async def test_a_request_that_was_sent_is_not_sent_again(transport: Http1Transport) -> None:
     """aiohttp would repeat a GET whose pooled connection closes under it; the first may have been carried out."""
     received: list[bytes] = []
 
@@ -83,14 +83,14 @@ async def test_a_request_that_was_sent_is_not_sent_again(transport: AiohttpTrans
     assert len(received) == 2
 
 
-async def test_a_connection_that_is_refused_is_a_connect_error(transport: AiohttpTransport) -> None:
+async def test_a_connection_that_is_refused_is_a_connect_error(transport: Http1Transport) -> None:
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
     with pytest.raises(httpx.ConnectError):
         await transport.handle_async_request(httpx.Request("GET", f"http://127.0.0.1:{port}/"))
 
 
-async def test_a_host_that_is_none_is_a_connect_error(transport: AiohttpTransport) -> None:
+async def test_a_host_that_is_none_is_a_connect_error(transport: Http1Transport) -> None:
     with pytest.raises(httpx.ConnectError):
         await transport.handle_async_request(httpx.Request("GET", "http://host.invalid/"))
 
@@ -100,7 +100,7 @@ async def test_a_handshake_that_is_never_answered_is_a_connect_timeout() -> None
         await reader.read()
         writer.close()
 
-    transport = AiohttpTransport(connect_timeout=0.1)
+    transport = Http1Transport(connect_timeout=0.1)
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(httpx.ConnectTimeout):
@@ -123,7 +123,7 @@ async def test_certificates_are_checked(trusted: bool) -> None:
         await writer.drain()
         writer.close()
 
-    transport = AiohttpTransport(connect_timeout=2, verify=client_side)
+    transport = Http1Transport(connect_timeout=2, verify=client_side)
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_side)
     request = httpx.Request("GET", f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
     if trusted:
@@ -135,37 +135,3 @@ async def test_certificates_are_checked(trusted: bool) -> None:
             await transport.handle_async_request(request)
     await transport.aclose()
     server.close()
-
-
-ALL_ERRORS = [
-    error
-    for module in (client_exceptions, http_exceptions)
-    for _, error in inspect.getmembers(module, inspect.isclass)
-    if issubclass(error, Exception) and error.__module__ == module.__name__
-]
-# Raised for misuse of aiohttp's own API, not for anything the network does.
-MISUSE = {"WSMessageTypeError"}
-
-
-@pytest.mark.parametrize("error", ALL_ERRORS, ids=lambda error: error.__name__)
-def test_no_error_of_aiohttps_is_left_untranslated(error: type[Exception]) -> None:
-    if error.__name__ not in MISUSE:
-        assert any(issubclass(error, of) for of, _ in _ERRORS)
-
-
-def test_a_connection_lost_later_is_not_taken_for_one_that_never_was() -> None:
-    """Which decides whether a call may be repeated without its having run."""
-    never_connected = {
-        error.__name__
-        for error in ALL_ERRORS
-        if next((to for of, to in _ERRORS if issubclass(error, of)), None)
-        in (httpx.ConnectError, httpx.ConnectTimeout)
-    }
-    assert aiohttp.ServerDisconnectedError.__name__ not in never_connected
-    assert aiohttp.ClientOSError.__name__ not in never_connected
-    assert aiohttp.ClientConnectionResetError.__name__ not in never_connected
-    assert {
-        "ClientConnectorError",
-        "ClientConnectorCertificateError",
-        "ConnectionTimeoutError",
-    } <= never_connected
