@@ -1,7 +1,7 @@
 """One request, from the caller to the APIM API and back."""
 
 import logging
-import uuid
+import secrets
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -76,7 +76,7 @@ def _request_id(request: Request) -> bytes:
 
 
 def new_request_id() -> bytes:
-    return str(uuid.uuid4()).encode()
+    return secrets.token_hex(16).encode()
 
 
 def refuse(error: ShimError, request_id: bytes) -> Response:

@@ -131,10 +131,9 @@ async def _read_model(headers: Headers, caller: Caller, max_bytes: int) -> Body:
         raise InvalidRequest("Send the body without Content-Encoding: the shim reads `model` from it.")
     if any(int(length) > max_bytes for length in named(headers, b"content-length")):
         raise _too_large(max_bytes)
-    content_types = named(headers, b"content-type")
-    kind, options = parse_options_header(content_types[0].decode("latin-1") if content_types else "")
-    if kind == "multipart/form-data":
-        return await _read_form(options.get("boundary", ""), caller, max_bytes)
+    content_type = next(iter(named(headers, b"content-type")), b"").decode("latin-1")
+    if content_type.lower().startswith("multipart/form-data"):
+        return await _read_form(parse_options_header(content_type)[1].get("boundary", ""), caller, max_bytes)
     return await _read_json(caller, max_bytes)
 
 

@@ -1,8 +1,9 @@
 """The caller's side of one request: the body as it arrives, and notice of the caller's leaving."""
 
+from __future__ import annotations
+
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 
 from starlette.types import Receive
 
@@ -46,27 +47,19 @@ class Caller:
     def watch(self) -> None:
         """Begins to wait for the caller's leaving. Call it once nothing more is to be read of the body."""
         if self._watcher is None and not self.gone:
-            self._watcher = asyncio.create_task(self._watch())
+            # Eagerly: most of them have nothing to do but wait, and begin to do so here.
+            loop = asyncio.get_running_loop()
+            self._watcher = asyncio.Task(self._watch(), loop=loop, eager_start=True)
 
-    @contextmanager
-    def cancelling(self) -> Iterator[None]:
+    def cancelling(self) -> Cancelling:
         """Cancels the block as soon as the caller leaves; the block then raises CallerGone."""
-        if self.gone:
-            raise CallerGone
-        task = self._task = asyncio.current_task()
-        assert task is not None
-        try:
-            yield
-        except asyncio.CancelledError:
-            self._refuse_if_gone(task)
-            raise
-        finally:
-            self._task = None
+        return Cancelling(self)
 
-    def _refuse_if_gone(self, cancelled: asyncio.Task[object]) -> None:
-        if self.gone:
-            cancelled.uncancel()
-            raise CallerGone from None
+    def cancels(self, task: asyncio.Task[object] | None) -> None:
+        """Which task is to be cancelled when the caller leaves. Raises CallerGone if it has left already."""
+        if self.gone and task is not None:
+            raise CallerGone
+        self._task = task
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -77,3 +70,23 @@ class Caller:
         self.gone = True
         if self._task is not None:
             self._task.cancel()
+
+
+class Cancelling:
+    """What `Caller.cancelling` gives. A class, since contextlib's generators take longer than all else here."""
+
+    __slots__ = ("_caller", "_task")
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._caller.cancels(self._task)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._caller.cancels(None)
+        if kind is asyncio.CancelledError and self._caller.gone:
+            assert self._task is not None
+            self._task.uncancel()
+            raise CallerGone from None

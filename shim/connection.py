@@ -22,7 +22,7 @@ _MAX_HEAD_BYTES = 128 * 1024
 type Released = Callable[[Connection], None]
 
 
-class Exchange(httpx.AsyncByteStream):
+class Exchange:
     """A request on its way, and its answer. `answered` is done once the answer's head has come.
 
     Iterated over, it gives the body as it comes, pieces that came together as one. Closed before the end, it closes
@@ -93,7 +93,7 @@ class Exchange(httpx.AsyncByteStream):
         if self.upload is not None and self.upload is not asyncio.current_task(self._loop):
             self.upload.cancel()
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         self._pieces.clear()
         if self._connection is not None:
             self._connection.close()
@@ -133,19 +133,20 @@ class Connection(asyncio.BufferedProtocol):
     def is_usable(self) -> bool:
         return self._exchange is None and not self._transport.is_closing()
 
-    def send(self, head: bytes, content: bytes, *, head_only: bool) -> Exchange:
-        """Sends a request whose body, if any, is at hand. `head_only` says that the answer's will not come (HEAD)."""
+    def send(
+        self, head: bytes, body: bytes | AsyncIterator[bytes], length: int | None, *, head_only: bool
+    ) -> Exchange:
+        """Sends a request, its body as that comes: `length` bytes, or chunked where that is None.
+
+        `head_only` says that no body follows the head of the answer (HEAD).
+        """
         exchange = self._exchange = Exchange(self, self._loop)
         self._begin_answer(head_only=head_only)
-        self._transport.write(head + content)
-        return exchange
-
-    def send_streaming(
-        self, head: bytes, body: AsyncIterator[bytes], length: int | None, *, head_only: bool
-    ) -> Exchange:
-        """Sends a request and its body as that comes: `length` bytes, or chunked where that is None."""
-        exchange = self.send(head, b"", head_only=head_only)
-        exchange.upload = self._loop.create_task(self._upload(exchange, body, length))
+        if isinstance(body, bytes):
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            exchange.upload = self._loop.create_task(self._upload(exchange, body, length))
         return exchange
 
     def close(self) -> None:

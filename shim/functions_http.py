@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shim import errors
 from shim.errors import InternalError, InvalidRequest, ShimError
+from shim.headers import named
 
 log = logging.getLogger("shim")
 
@@ -31,16 +32,23 @@ _KEEP_ALIVE_SECONDS = 150
 _DRAIN_SECONDS = 30
 # The two legs of a request arrive within milliseconds of each other.
 _LEG_PATIENCE_SECONDS = 15.0
-_INVOCATION_ID = "x-ms-invocation-id"
+_INVOCATION_ID = b"x-ms-invocation-id"
+_CONTINUE = b"HTTP/1.1 100 "
 _INVOCATION_ID_LINE = re.compile(rb"^x-ms-invocation-id:[ \t]*([0-9A-Za-z-]{1,64})[ \t]*\r?$", re.I | re.M)
 
 type Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 
 def quieten_runtime() -> None:
-    """Keeps the runtime's three INFO lines a request, and the Azure SDK's, out of the log and off its bill."""
+    """Keeps the runtime's three INFO lines a request, and the Azure SDK's, out of the log and off its bill.
+
+    Nor does a line look for thread, process and task, which are the same on every one of them
+    (https://docs.python.org/3/howto/logging.html#optimization).
+    """
     for name in ("azure", "azure.functions", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
+        setattr(logging, name, False)
 
 
 class RequestSynchronizer(base.RequestSynchronizer):
@@ -143,13 +151,13 @@ class WebApp(base.WebApp):
         return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = HttpRequest(scope, receive)
-        invocation_id = request.headers.get(_INVOCATION_ID)
-        if invocation_id is None or self._handle is None:
+        ids = named(scope["headers"], _INVOCATION_ID)
+        if not ids or self._handle is None:
             response = _refusal(InvalidRequest("This port is the Functions host's. Call the host instead."))
         else:
+            invocation_id = ids[0].decode("latin-1")
             try:
-                response = await self._handle(request)
+                response = await self._handle(HttpRequest(scope, receive))
             except ShimError as error:
                 response = _refusal(error)
             except Exception:
@@ -188,6 +196,37 @@ class WebServer(base.WebServer):
             sweeping.cancel()
 
 
+class Beginning:
+    """A transport that sends what an answer begins with at once: head and body, where that is at hand in the same turn
+    of the loop. Each would be a packet of its own else.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] | None = []
+
+    def write(self, data: bytes) -> None:
+        if self._held is None or data.startswith(_CONTINUE):
+            self._transport.write(data)
+            return
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(data)
+
+    def flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, None
+            self._transport.write(b"".join(held))
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 def _protocol_for(invocations: Invocations) -> type[HttpToolsProtocol]:
     class Protocol(HttpToolsProtocol):
         """Refuses what it cannot parse in OpenAI's shape, and ends the invocation beside it."""
@@ -204,6 +243,12 @@ def _protocol_for(invocations: Invocations) -> type[HttpToolsProtocol]:
             if not self.url.startswith(b"/"):
                 raise ValueError("the request target is not a path")
             super().on_headers_complete()
+            self._beginning = Beginning(self.transport, self.loop)
+            self.cycle.transport = cast("asyncio.Transport", self._beginning)
+
+        def on_response_complete(self) -> None:
+            self._beginning.flush()
+            super().on_response_complete()
 
         def send_400_response(self, msg: str) -> None:
             # None until the first request, whatever its annotation says.

@@ -23,6 +23,7 @@ class _Named(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Named)
+_name_decoder = msgspec.json.Decoder(str | None)
 
 
 class JsonModel:
@@ -35,7 +36,7 @@ class JsonModel:
         self._content = content
         self._text = _model_text(content)
         try:
-            self.name = msgspec.json.decode(self._text, type=str | None) if self._text else None
+            self.name = _name_decoder.decode(self._text) if self._text else None
         except msgspec.ValidationError:
             raise ModelRequired("`model` must be a string.") from None
         except (msgspec.DecodeError, UnicodeDecodeError):

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
@@ -13,6 +14,7 @@ from shim.settings import Api, Settings
 # The first that fits. What follows is the path below the API.
 _ROOTS: tuple[tuple[str, Api], ...] = (("/openai/v1", "v1"), ("/openai", "legacy"), ("/v1", "v1"))
 _DEPLOYMENT = re.compile(r"/deployments/(?P<deployment>[^/]+)(?P<path>/.+)")
+_TWICE_ENCODED_SLASH = re.compile("%252f", re.IGNORECASE)
 _REALTIME = ("GET", "/realtime")
 
 # Subscription keys and Functions keys; in no case are they the caller's to send upstream.
@@ -21,6 +23,8 @@ _API_VERSION = "api-version"
 
 _DATED = re.compile(r"\d{4}-\d{2}-\d{2}")
 _MAX_MODEL_LENGTH = 256
+# What most paths are: nothing in them has a second meaning.
+_PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?")
 # Encodings of encodings, of which a gateway and the service behind it may each undo one.
 _MAX_ENCODINGS = 4
 
@@ -75,7 +79,7 @@ def parse(method: str, raw_path: bytes, raw_query: bytes, headers: Headers) -> C
     except UnicodeDecodeError:
         raise InvalidPath("Percent-encode what is not ASCII in the URL.") from None
     # The Functions host re-encodes `%2F` as `%252F`, for it leaves that one encoded when it decodes the path.
-    path = re.sub("%252f", "%2F", path, flags=re.IGNORECASE)
+    path = _TWICE_ENCODED_SLASH.sub("%2F", path)
     _refuse_escapes(path)
     for root, dialect in _ROOTS:
         below = path[len(root) :]
@@ -130,9 +134,16 @@ def choose(call: Call, named: str | None, settings: Settings) -> Route:
         base, query = settings.apim_v1_base_url, _without(_KEY_PARAMETERS, call.query)
     in_body = api == "v1" or (call.operation is not None and call.operation.deployment == "body")
     model = deployment if in_body and deployment != named else None
+    origin, path = split(base)
+    target = path + _path(call, api, deployment) + (f"?{'&'.join(query)}" if query else "")
+    return Route(origin, target, named, deployment, model)
+
+
+@lru_cache(maxsize=8)  # the settings name two at most
+def split(base: str) -> tuple[str, str]:
+    """The origin of a base URL, and its path."""
     parts = urlsplit(base)
-    target = parts.path + _path(call, api, deployment) + (f"?{'&'.join(query)}" if query else "")
-    return Route(f"{parts.scheme}://{parts.netloc}", target, named, deployment, model)
+    return f"{parts.scheme}://{parts.netloc}", parts.path
 
 
 def _recognise(call: Call) -> Call:
@@ -178,6 +189,8 @@ def _path(call: Call, api: Api, deployment: str | None) -> str:
 
 def _refuse_escapes(path: str) -> None:
     """Raises InvalidPath where any reader of the path, after any number of decodings, could see it climb."""
+    if _PLAIN_PATH.fullmatch(path):
+        return
     for _ in range(_MAX_ENCODINGS):
         segments = (segment.split(";")[0] for segment in path.split("/"))
         if not path.startswith("/") or path.startswith("//") or any(s in (".", "..") for s in segments):

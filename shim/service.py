@@ -15,7 +15,7 @@ from shim.health import Check, Readiness
 from shim.keys import open_key_store
 from shim.keys.importing import import_keys
 from shim.settings import Settings, SettingsError
-from shim.transport import Http1Transport
+from shim.transport import Transport
 from shim.upstream import Upstream
 
 log = logging.getLogger("shim")
@@ -49,7 +49,7 @@ class Service:
             self._cors = Cors.of(settings)
             self._settings = settings
             keys = open_key_store(settings)
-            transport = Http1Transport(connect_timeout=settings.upstream_connect_timeout)
+            transport = Transport(connect_timeout=settings.upstream_connect_timeout)
             upstream = Upstream(transport, first_byte_timeout=settings.upstream_first_byte_timeout)
             self._shim = Shim(settings, keys, upstream)
             self._readiness = Readiness(

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -42,9 +41,10 @@ class StreamedResponse(Response):
                 await send(
                     {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
                 )
-                async with self._beating(send) as send:
-                    async for chunk in self._upstream:
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if self._heartbeat and _is_event_stream(self.raw_headers):
+                    await self._send_beating(send)
+                else:
+                    await self._send_body(send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except CallerGone:
             """Nobody is left to tell."""
@@ -53,16 +53,16 @@ class StreamedResponse(Response):
         finally:
             await self._upstream.close()
 
-    @asynccontextmanager
-    async def _beating(self, send: Send) -> AsyncIterator[Send]:
-        """A `send` for the body; for server-sent events one that fills long silences with heartbeats."""
-        if not self._heartbeat or not _is_event_stream(self.raw_headers):
-            yield send
-            return
+    async def _send_body(self, send: Send) -> None:
+        async for chunk in self._upstream:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def _send_beating(self, send: Send) -> None:
+        """The body of server-sent events, long silences filled with heartbeats."""
         events = _EventStream(send)
         beating = asyncio.create_task(events.beat(self._heartbeat))
         try:
-            yield events.send
+            await self._send_body(events.send)
         finally:
             beating.cancel()
             with suppress(asyncio.CancelledError):

@@ -1,14 +1,16 @@
-"""An httpx transport that leaves bytes as they are: connections to upstream, kept and used again.
+"""Connections to upstream: opened, kept, used again. Requests go out on them as bytes that nobody else has a say in.
 
-httpx's own transport and aiohttp's each take several times as long (bench/NOTES.md), and both have something to say
-about URL and headers; a proxy can have none of that.
+httpx's own pool, and aiohttp's, each take several times as long for a call, re-encode URLs and add headers of their own
+(bench/NOTES.md); a proxy can have none of that. What goes wrong has httpx's names.
 """
 
 import asyncio
 import socket
 import ssl
-from dataclasses import dataclass
-from typing import NamedTuple, Self
+from collections.abc import AsyncIterator
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -18,27 +20,25 @@ from shim.errors import Headers
 # Idle connections are let go before API Management's load balancer drops them, without a word, after four minutes:
 # https://learn.microsoft.com/azure/load-balancer/load-balancer-tcp-reset
 _KEEPALIVE_SECONDS = 90.0
-# Seconds of silence after which TCP asks whether the other end is there, so that the same load balancer does not drop
-# a long wait for an answer.
+# Of silence, after which TCP asks whether the other end is there: a long wait for an answer is not dropped either.
 _PROBE_SECONDS = 60
-# Other addresses are tried beside one that does not answer (RFC 8305, section 5).
+# After which another address is tried beside one that does not answer (RFC 8305, section 5).
 _HAPPY_EYEBALLS_SECONDS = 0.25
 _READ_BYTES = 64 * 1024
-# Their requests have a length, or servers wait for one (RFC 9110, section 8.6; http.sys answers 411).
-_METHODS_WITH_CONTENT = frozenset([b"POST", b"PUT", b"PATCH"])
+# Requests with these have a length, or servers wait for one (RFC 9110, section 8.6; http.sys answers 411).
+_METHODS_WITH_CONTENT = frozenset(["POST", "PUT", "PATCH"])
+_PORTS = {"http": 80, "https": 443}
 
 
 class _Origin(NamedTuple):
-    scheme: bytes
-    host: bytes
-    port: int | None
+    host: str
+    port: int
+    secure: bool
+    authority: bytes
 
 
-class Http1Transport(httpx.AsyncBaseTransport):
-    """Sends a request whose `target` extension, if any, is the request target as it goes on the wire.
-
-    https://www.python-httpx.org/advanced/extensions/#target. No cookies, redirects, decoding, proxies or headers
-    of its own but Host and those that frame the body; and no request is ever sent twice.
+class Transport:
+    """Carries calls over HTTP/1.1. No cookies, redirects, decoding or proxies; and no request is ever sent twice.
 
     `connect_timeout` is in seconds, and spans name look-up, TCP and TLS. How long an answer may take is for the caller
     of this to say. There are as many connections as requests in flight, which the Functions host bounds: a wait for
@@ -52,26 +52,39 @@ class Http1Transport(httpx.AsyncBaseTransport):
         self._sweeping: asyncio.TimerHandle | None = None
         self._buffer = memoryview(bytearray(_READ_BYTES))
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Raises httpx.LocalProtocolError for what HTTP/1.1 cannot say.
+    async def send(
+        self, method: str, origin: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> Exchange:
+        """Sends a request to `origin` (`https://host[:port]`), and waits for the head of its answer.
 
-        Of what the network does, raises httpx.TransportError and nothing else: ConnectError and ConnectTimeout where
-        nothing was sent.
+        `target` goes on the wire as it is, and so do the headers, after Host and before one that frames the body if
+        none does. A body that is not at hand is sent as it comes, and may still be coming when this returns.
+
+        Raises httpx.LocalProtocolError for what HTTP/1.1 cannot say. Of what the network does, raises
+        httpx.TransportError and nothing else: ConnectError or ConnectTimeout where nothing was sent.
         """
-        url = request.url
-        origin = _Origin(url.raw_scheme, url.raw_host, url.port)
-        message = _Message.of(request)
-        connection = self._idle_one(origin) or await self._connect(origin)
-        exchange = message.go(connection)
+        to = _parsed(origin)
+        length = next((int(value) for name, value in headers if name == b"content-length"), None)
+        fields = [(b"host", to.authority), *headers]
+        if length is None:
+            if not isinstance(body, bytes):
+                fields.append((b"transfer-encoding", b"chunked"))
+            elif body or method in _METHODS_WITH_CONTENT:
+                fields.append((b"content-length", b"%d" % len(body)))
+        elif isinstance(body, bytes) and length != len(body):
+            raise httpx.LocalProtocolError("the body is not as long as its Content-Length")
+        head = _head(method, target, fields)
+        connection = self._idle_one(to) or await self._connect(to)
+        exchange = connection.send(head, body, length, head_only=method == "HEAD")
         try:
             await exchange.answered
         except BaseException:
-            await exchange.aclose()
+            exchange.close()
             raise
-        return httpx.Response(exchange.status, headers=exchange.headers, stream=exchange, request=request)
+        return exchange
 
-    async def aclose(self) -> None:
-        """Closes idle connections. Those in use are their responses'."""
+    def close(self) -> None:
+        """Closes idle connections. Those in use belong to their exchanges."""
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
@@ -96,7 +109,6 @@ class Http1Transport(httpx.AsyncBaseTransport):
 
     async def _connect(self, origin: _Origin) -> Connection:
         loop = asyncio.get_running_loop()
-        host = origin.host.decode("ascii")
 
         def release(connection: Connection) -> None:
             connection.idle_since = loop.time()
@@ -104,15 +116,14 @@ class Http1Transport(httpx.AsyncBaseTransport):
             if self._sweeping is None:
                 self._sweeping = loop.call_later(_KEEPALIVE_SECONDS, self._sweep)
 
-        secure = origin.scheme == b"https"
         try:
             async with asyncio.timeout(self._connect_timeout):
                 transport, connection = await loop.create_connection(
                     lambda: Connection(loop, self._buffer, release),
-                    host,
-                    origin.port or (443 if secure else 80),
-                    ssl=self._trust() if secure else None,
-                    server_hostname=host if secure else None,
+                    origin.host,
+                    origin.port,
+                    ssl=self._trust() if origin.secure else None,
+                    server_hostname=origin.host if origin.secure else None,
                     happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS,
                 )
         except TimeoutError as error:
@@ -130,61 +141,29 @@ class Http1Transport(httpx.AsyncBaseTransport):
     def _sweep(self) -> None:
         """Closes what has been idle for too long, so that upstream need not hold it either."""
         self._sweeping = None
-        for origin, connections in list(self._idle.items()):
-            kept = [connection for connection in connections if self._is_fresh(connection)]
-            for connection in set(connections).difference(kept):
+        for origin, connections in self._idle.items():
+            fresh = [connection for connection in connections if self._is_fresh(connection)]
+            for connection in set(connections).difference(fresh):
                 connection.close()
-            self._idle[origin] = kept
+            self._idle[origin] = fresh
         if any(self._idle.values()):
             self._sweeping = asyncio.get_running_loop().call_later(_KEEPALIVE_SECONDS / 3, self._sweep)
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """A request as it goes on the wire."""
-
-    head: bytes
-    content: bytes
-    stream: httpx.AsyncByteStream | None
-    length: int | None
-    head_only: bool
-
-    @classmethod
-    def of(cls, request: httpx.Request) -> Self:
-        method = request.method.encode("ascii")
-        headers = request.headers.raw
-        content, stream = b"", None
-        if isinstance(request.stream, httpx.ByteStream):
-            content = b"".join(request.stream)
-        else:
-            assert isinstance(request.stream, httpx.AsyncByteStream)
-            stream = request.stream
-        length = next((int(value) for name, value in headers if name.lower() == b"content-length"), None)
-        if length is None:
-            if stream is not None:
-                headers.append((b"transfer-encoding", b"chunked"))
-            elif content or method in _METHODS_WITH_CONTENT:
-                headers.append((b"content-length", b"%d" % len(content)))
-        elif stream is None and length != len(content):
-            raise httpx.LocalProtocolError("the body is not as long as its Content-Length")
-        target = request.extensions.get("target", request.url.raw_path)
-        head = _head(method, target, [(b"host", request.url.netloc), *headers])
-        return cls(head, content, stream, length, method == b"HEAD")
-
-    def go(self, connection: Connection) -> Exchange:
-        if self.stream is None:
-            return connection.send(self.head, self.content, head_only=self.head_only)
-        return connection.send_streaming(
-            self.head, aiter(self.stream), self.length, head_only=self.head_only
-        )
+@lru_cache(maxsize=8)  # the settings name two at most
+def _parsed(origin: str) -> _Origin:
+    parts = urlsplit(origin)
+    default = _PORTS[parts.scheme]
+    authority = parts.netloc.removesuffix(f":{default}")
+    return _Origin(parts.hostname or "", parts.port or default, parts.scheme == "https", authority.encode("ascii"))
 
 
-def _head(method: bytes, target: bytes, headers: Headers) -> bytes:
+def _head(method: str, target: str, headers: Headers) -> bytes:
     """Raises httpx.LocalProtocolError where a part could pass for several (RFC 9112, section 11.1)."""
-    lines = [b"%s %s HTTP/1.1" % (method, target), *[b"%s: %s" % header for header in headers], b"\r\n"]
-    head = b"\r\n".join(lines)
-    breaks = len(lines)
-    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head or lines[0].count(b" ") != 2:
+    line = f"{method} {target} HTTP/1.1".encode("ascii", "replace")
+    head = b"\r\n".join([line, *[b"%s: %s" % header for header in headers], b"\r\n"])
+    breaks = len(headers) + 2
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head or line.count(b" ") != 2:
         raise httpx.LocalProtocolError("a header or the URL holds a character that HTTP does not allow")
     return head
 

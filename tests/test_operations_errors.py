@@ -18,9 +18,10 @@ from devhost.standin import Received, Standin
 from shim import apim_errors
 from shim.apim_errors import Asked
 from shim.caller import Caller
-from shim.errors import UpstreamUnreachable
+from shim.connection import Exchange
+from shim.errors import Headers, UpstreamBroken, UpstreamUnreachable
 from shim.rewrite import UpstreamRequest
-from shim.transport import Http1Transport
+from shim.transport import Transport
 from shim.upstream import Upstream
 from tests.conftest import KEY, StartHost
 from tests.test_body import JSON, opened
@@ -411,66 +412,75 @@ async def test_a_content_length_that_lies_hangs_nobody(host: Host) -> None:
     writer.close()
 
 
-class Flaky(httpx.AsyncBaseTransport):
-    """Fails as told, then answers; notes what it was sent."""
+class Flaky(Transport):
+    """Fails as told, then really sends."""
 
     def __init__(self, *failures: Exception) -> None:
+        super().__init__(connect_timeout=5)
         self.failures = list(failures)
-        self.bodies: list[bytes] = []
+        self.attempts = 0
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def send(
+        self, method: str, origin: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> Exchange:
+        self.attempts += 1
         if self.failures:
             raise self.failures.pop(0)
-        self.bodies.append(await request.aread())
-        return httpx.Response(200, stream=httpx.ByteStream(b"ok"))
+        return await super().send(method, origin, target, headers, body)
 
 
-async def _send(transport: Flaky) -> int:
+async def _send(transport: Flaky, standin: Standin) -> int:
     upstream = Upstream(transport, first_byte_timeout=5)
-    answer = await upstream.send(UpstreamRequest("GET", "http://a", "/", [], None), Caller(Patient()))
+    request = UpstreamRequest("GET", standin.base_url.removesuffix("/openai"), "/", [], None)
+    answer = await upstream.send(request, Caller(Patient()))
+    await answer.close()
     return answer.status
 
 
 @pytest.mark.parametrize("failure", [httpx.ConnectError("no"), httpx.ConnectTimeout("no")])
-async def test_a_connection_that_did_not_come_about_is_tried_once_more(failure: Exception) -> None:
-    assert await _send(Flaky(failure)) == 200
+async def test_a_connection_that_did_not_come_about_is_tried_once_more(
+    standin: Standin, failure: Exception
+) -> None:
+    once = Flaky(failure)
+    assert (await _send(once, standin), once.attempts) == (404, 2)
+    twice = Flaky(failure, failure)
     with pytest.raises(UpstreamUnreachable):
-        await _send(Flaky(failure, failure))
+        await _send(twice, standin)
+    assert twice.attempts == 2
 
 
 @pytest.mark.parametrize(
     "failure", [httpx.ReadError("no"), httpx.WriteError("no"), httpx.RemoteProtocolError("no")]
 )
 async def test_a_connection_that_broke_after_something_was_sent_is_not_tried_again(
-    failure: Exception,
+    standin: Standin, failure: Exception
 ) -> None:
     transport = Flaky(failure)
-    with pytest.raises(Exception, match="broke before it answered"):
-        await _send(transport)
-    assert transport.bodies == []
+    with pytest.raises(UpstreamBroken, match="broke before it answered"):
+        await _send(transport, standin)
+    assert transport.attempts == 1
 
 
-class FirstRefused(Http1Transport):
-    """Really sends, but its first connection goes where nobody listens."""
+class FirstRefused(Flaky):
+    """Its first connection goes where nobody listens."""
 
-    attempts = 0
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.attempts += 1
-        if self.attempts == 1:
-            request.url = httpx.URL("http://127.0.0.1:1")
-        return await super().handle_async_request(request)
+    async def send(
+        self, method: str, origin: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> Exchange:
+        to = origin if self.attempts else "http://127.0.0.1:1"
+        return await super().send(method, to, target, headers, body)
 
 
 async def test_the_second_connection_gets_the_whole_body(standin: Standin) -> None:
     body = await opened([b"a" * 70_000, b"b"], JSON, "unread")
     headers = [(b"api-key", KEY.encode()), (b"x-standin", b'{"upload": true}')]
     request = UpstreamRequest("POST", standin.base_url.removesuffix("/openai"), "/openai/x", headers, body)
-    async with FirstRefused(connect_timeout=5) as transport:
-        answer = await Upstream(transport, first_byte_timeout=5).send(request, Caller(Patient()))
-        content = b"".join([chunk async for chunk in answer])
-        await answer.close()
-        assert (json.loads(content)["length"], transport.attempts) == (70_001, 2)
+    transport = FirstRefused()
+    answer = await Upstream(transport, first_byte_timeout=5).send(request, Caller(Patient()))
+    content = b"".join([chunk async for chunk in answer])
+    await answer.close()
+    transport.close()
+    assert (json.loads(content)["length"], transport.attempts) == (70_001, 2)
 
 
 class Patient:

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import re
 import uuid
 from typing import Any
 
@@ -152,11 +153,11 @@ async def test_headers_of_connection_platform_and_keys_stay_behind(host: Host, t
 async def test_a_request_id_is_passed_or_made(host: Host) -> None:
     assert values(await reflected(host, "GET", "/v1/files", "x-request-id: mine"), "x-request-id") == ["mine"]
     [made] = values(await reflected(host, "GET", "/v1/files"), "x-request-id")
-    assert str(uuid.UUID(made)) == made
+    assert re.fullmatch("[0-9a-f]{32}", made)
     [instead] = values(
         await reflected(host, "GET", "/v1/files", f"x-request-id: {'x' * 129}"), "x-request-id"
     )
-    assert str(uuid.UUID(instead)) == instead
+    assert re.fullmatch("[0-9a-f]{32}", instead)
 
 
 STATUSES = [200, 201, 202, 206, 301, 307, 400, 404, 409, 418, 422, 429, 451, 500, 503, 529]
