@@ -79,11 +79,13 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 def for_upstream(received: Headers, *, drop: Iterable[bytes], add: Headers) -> Headers:
     """The caller's headers less all that is not upstream's business, in their order and as often as they came."""
-    dropped = _NEVER_UPSTREAM.union(_named_by_connection(received), drop)
+    dropped = {*drop, *_named_by_connection(received)}
     kept = [
         header
         for header in received
-        if header[0] not in dropped and not header[0].startswith(PLATFORM_PREFIXES)
+        if header[0] not in _NEVER_UPSTREAM
+        and header[0] not in dropped
+        and not header[0].startswith(PLATFORM_PREFIXES)
     ]
     return kept + add
 

@@ -94,7 +94,7 @@ def parse(method: str, raw_path: bytes, raw_query: bytes, headers: Headers) -> C
                     " the APIM API or to the Azure OpenAI resource itself, or stream over HTTP: chat completions or"
                     ' responses with "stream": true, and audio through /audio/transcriptions and /audio/speech.'
                 )
-            return _recognise(Call(method, dialect, below, query))
+            return _recognised(method, dialect, below, query)
     raise NotFound(
         'There is nothing at this path. Point the client at "https://<this host>/openai/v1"'
         ' (OpenAI) or at "https://<this host>" (AzureOpenAI).'
@@ -146,17 +146,17 @@ def split(base: str) -> tuple[str, str]:
     return f"{parts.scheme}://{parts.netloc}", parts.path
 
 
-def _recognise(call: Call) -> Call:
+def _recognised(method: str, dialect: Api, path: str, query: str) -> Call:
     """The call with the table's operation, whose path has no trailing slash."""
-    path, deployment = call.path.rstrip("/"), None
-    if call.dialect == "legacy" and (match := _DEPLOYMENT.fullmatch(path)):
-        path, deployment = match["path"], match["deployment"]
-    operation = operations.find(call.method, path)
+    below, deployment = path.rstrip("/"), None
+    if dialect == "legacy" and (match := _DEPLOYMENT.fullmatch(below)):
+        below, deployment = match["path"], match["deployment"]
+    operation = operations.find(method, below)
     # In a legacy path, these operations and no others stand under a deployment.
     under_deployment = operation is not None and operation.deployment == "path"
-    if operation is None or (call.dialect == "legacy" and under_deployment != (deployment is not None)):
-        return call
-    return Call(call.method, call.dialect, call.path, call.query, operation, path, deployment)
+    if operation is None or (dialect == "legacy" and under_deployment != (deployment is not None)):
+        return Call(method, dialect, path, query)
+    return Call(method, dialect, path, query, operation, below, deployment)
 
 
 def _deployment(call: Call, named: str | None, settings: Settings) -> str | None:

@@ -161,7 +161,7 @@ def _parsed(origin: str) -> _Origin:
 def _head(method: str, target: str, headers: Headers) -> bytes:
     """Raises httpx.LocalProtocolError where a part could pass for several (RFC 9112, section 11.1)."""
     line = f"{method} {target} HTTP/1.1".encode("ascii", "replace")
-    head = b"\r\n".join([line, *[b"%s: %s" % header for header in headers], b"\r\n"])
+    head = b"\r\n".join([line, *map(b": ".join, headers), b"\r\n"])
     breaks = len(headers) + 2
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head or line.count(b" ") != 2:
         raise httpx.LocalProtocolError("a header or the URL holds a character that HTTP does not allow")
