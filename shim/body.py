@@ -53,7 +53,9 @@ class Body:
         read, splice = self._read, self._splice
         if not isinstance(read, bytearray) or len(read) > _CHUNK or not self._caller.sent_all:
             return None
-        return bytes(read if splice is None else read[: splice.start] + splice.replacement + read[splice.end :])
+        return bytes(
+            read if splice is None else read[: splice.start] + splice.replacement + read[splice.end :]
+        )
 
     async def put_model(self, name: str) -> None:
         """Has the body name `name`, all else as it came. Raises InvalidRequest where that cannot be done."""

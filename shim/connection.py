@@ -184,7 +184,9 @@ class Connection(asyncio.BufferedProtocol):
                 break
             self._transport.write(piece)
             await self._drain()
-        if length:  # else the next request on this connection would be taken for its rest, or its rest for a request
+        if (
+            length
+        ):  # else the next request on this connection would be taken for its rest, or its rest for a request
             raise httpx.LocalProtocolError("the body is not as long as its Content-Length")
 
     async def _drain(self) -> None:

@@ -155,7 +155,9 @@ def _parsed(origin: str) -> _Origin:
     parts = urlsplit(origin)
     default = _PORTS[parts.scheme]
     authority = parts.netloc.removesuffix(f":{default}")
-    return _Origin(parts.hostname or "", parts.port or default, parts.scheme == "https", authority.encode("ascii"))
+    return _Origin(
+        parts.hostname or "", parts.port or default, parts.scheme == "https", authority.encode("ascii")
+    )
 
 
 def _head(method: str, target: str, headers: Headers) -> bytes:

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+from typing import cast
 
 import pytest
 from azure_functions_runtime.http_v2 import HttpCoordinator
 
 from devhost.host import Host
-from shim.functions_http import Invocations
+from shim.functions_http import Beginning, Invocations
 from tests.conftest import KEY
 from tests.wire import Answer, connect, exchange, function, invoke, request
 
@@ -143,3 +144,48 @@ class TestSweep:
         invocations = Invocations(object())
         invocations.sweep()
         invocations.release("any")
+
+
+class Recording:
+    """A transport's writes, each of which would be a packet."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def close(self) -> None:
+        self.written.append(b"<closed>")
+
+
+def beginning() -> tuple[Beginning, list[bytes]]:
+    recording = Recording()
+    transport = cast("asyncio.Transport", recording)
+    return Beginning(transport, asyncio.get_running_loop()), recording.written
+
+
+async def test_what_an_answer_begins_with_goes_out_as_one_packet() -> None:
+    answer, written = beginning()
+    for part in (b"HTTP/1.1 200 OK\r\n\r\n", b"first", b"second"):
+        answer.write(part)
+    assert written == []
+    await asyncio.sleep(0)
+    assert written == [b"HTTP/1.1 200 OK\r\n\r\nfirstsecond"]
+    answer.write(b"third")
+    assert written[1:] == [b"third"]
+
+
+async def test_a_head_does_not_wait_for_a_body_that_is_still_to_come() -> None:
+    answer, written = beginning()
+    answer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    await asyncio.sleep(0)
+    assert written == [b"HTTP/1.1 200 OK\r\n\r\n"]
+
+
+async def test_nothing_that_was_written_is_lost_when_the_connection_closes() -> None:
+    answer, written = beginning()
+    answer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    answer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    answer.close()
+    assert written == [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"<closed>"]
