@@ -8,7 +8,6 @@ import platform
 import signal
 import statistics
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -322,8 +321,6 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": distribution(),
         "kernel": platform.release(),
-        # Without profile-guided optimisation, everything in Python is slower than it could be.
-        "python_optimised": "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or ""),
     }
 
 
