@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -17,12 +18,12 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from bench import cold, environments, figures, measures, plots, profiling, report
+from bench import cold, environments, figures, measures, plots, profiling, report, workers
 from bench.environments import Missing
 from bench.measures import FULL, MEASURES, QUICK, SHORT, Measure, Pace, Result
 from bench.peers import KEY, Peer, Running, all_peers, shim
 from bench.places import RESULTS
-from bench.processes import LOAD_CORE, Failed, Process, run_load
+from bench.processes import BOTH_CORES, LOAD_CORE, Failed, Process, run_load
 
 # Above this, the machine was not the benchmark's own.
 STOLEN = 0.05
@@ -62,7 +63,7 @@ def parse() -> argparse.Namespace:
         "--pace", choices=PACES, default="full", help="how long the measures take (default: full)"
     )
     parser.add_argument("--peers", help="only these, with commas between")
-    parser.add_argument("--measures", help="only these, with commas: json_1, …, cold, soak")
+    parser.add_argument("--measures", help="only these, with commas: json_1, …, workers, cold, soak")
     parser.add_argument("--rounds", type=int, help="instead of the pace's own")
     parser.add_argument(
         "--also",
@@ -85,8 +86,8 @@ def also(options: argparse.Namespace) -> list[Peer]:
 
 
 @contextlib.contextmanager
-def upstream(load: Path) -> Iterator[int]:
-    process = Process("upstream", [str(load), "upstream", "-key", KEY], {}, LOAD_CORE, announces=True)
+def upstream(load: Path, name: str = "upstream", cores: str = LOAD_CORE) -> Iterator[int]:
+    process = Process(name, [str(load), "upstream", "-key", KEY], {}, cores, announces=True)
     try:
         yield int(json.loads(process.line())["port"])
     finally:
@@ -109,7 +110,9 @@ class Benchmark:
         self.missing: dict[str, str] = {}
         self.versions: dict[str, str] = {}
         self.faults: list[str] = []
+        self.stolen: list[float] = []
         self.rounds: dict[str, dict[str, list[Result]]] = {}
+        self.workers: dict[str, Any] = {}
         self.cold_start: dict[str, list[float]] = {}
         self.imports: dict[str, Any] = {}
         self.soaks: dict[str, Any] = {}
@@ -120,6 +123,10 @@ class Benchmark:
             running = self.start(peers, stack)
             self.measure(running)
         present = [each.peer for each in running]
+        if self.wants("workers"):
+            for peer in present:
+                if peer.name == "shim":
+                    self.measure_workers(peer)
         if self.wants("soak"):
             self.soak(present)
         if self.wants("cold"):
@@ -199,6 +206,7 @@ class Benchmark:
         finally:
             running.pause()
         self.rounds.setdefault(measure.name, {}).setdefault(running.peer.name, []).append(result)
+        self.stolen.append(result["stolen"])
         where = f"round {number + 1}/{self.rounds_wanted}  {measure.name:12}  {running.peer.name:8}"
         self.say(f"{where}  {summary(measure, result)}")
         self.note_faults(f"{measure.name}, {running.peer.name}, round {number + 1}", result)
@@ -208,6 +216,33 @@ class Benchmark:
             reasons = sorted(result["errors"].items(), key=lambda item: -item[1])[:3]
             told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
             self.faults.append(f"{where}: {told} (of {result['requests']} good ones)")
+
+    def measure_workers(self, peer: Peer) -> None:
+        self.workers["cores"] = workers.CORES
+        rounds = min(self.pace.worker_rounds, self.rounds_wanted)
+        with (
+            upstream(self.load, "upstream-workers", BOTH_CORES) as port,
+            workers.started(peer, port, self.load, self.pace) as running,
+        ):
+            for number, row in itertools.product(range(rounds), workers.ROWS):
+                # Each round begins with another count.
+                for count in workers.COUNTS[:: -1 if number % 2 else 1]:
+                    results = workers.measure(row, running[:count], self.load, self.pace)
+                    self.note_workers(f"round {number + 1}/{rounds}", row, results)
+
+    def note_workers(self, where: str, row: figures.Row, results: list[Result]) -> None:
+        count, rate = len(results), workers.rate(row, results)
+        stolen = max(result["stolen"] for result in results)
+        self.stolen.append(stolen)
+        noted = self.workers.setdefault(str(count), {"stolen": {}})
+        noted.setdefault(row.name, []).append(rate)
+        noted["stolen"].setdefault(row.name, []).append(stolen)
+        told = "faulty" if rate is None else f"{rate:,.1f}"
+        unit = row.title.rpartition(": ")[2]
+        busy = f"{sum(map(measures.busy, results)):.0%} of a core"
+        self.say(f"{where}  {row.measure:12}  workers {count}  {unit}: {told}, {busy}{disturbance(stolen)}")
+        for result in results:
+            self.note_faults(f"{row.measure}, workers {count}, {where}", result)
 
     def soak(self, peers: list[Peer]) -> None:
         """Many small requests to a fresh process, and its memory on the way."""
@@ -255,9 +290,6 @@ class Benchmark:
 
     def tell(self, peers: list[str]) -> None:
         self.say("done")
-        stolen = [
-            each["stolen"] for peers_ in self.rounds.values() for all_ in peers_.values() for each in all_
-        ]
         told = {
             "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "pace": self.options.pace,
@@ -267,8 +299,11 @@ class Benchmark:
             "versions": {**environments.versions(), "peers": self.versions},
             "peers": peers,
             "missing": self.missing,
-            "stolen": {"median": round(statistics.median(stolen), 3), "most": round(max(stolen), 3)}
-            if stolen
+            "stolen": {
+                "median": round(statistics.median(self.stolen), 3),
+                "most": round(max(self.stolen), 3),
+            }
+            if self.stolen
             else None,
             "faults": self.faults,
             "goals": figures.goals(self.rounds, self.cold_start, self.soaks, self.pace.soak_requests),
@@ -280,6 +315,7 @@ class Benchmark:
                 }
                 for row in figures.ROWS
             },
+            "workers": self.workers,
             "cold_start": self.cold_start,
             "imports": self.imports,
             "soak": self.soaks,
@@ -305,8 +341,11 @@ def summary(measure: Measure, result: Result) -> str:
     told = next(((row, value) for row in rows if (value := row.figure(result))), None)
     words = f"{told[0].title.rpartition(': ')[2]}: {told[1]:,.1f}" if told else "nothing good came back"
     delay = f", p99 delay {result['delay']['p99']:.1f} ms" if result["delay"]["count"] else ""
-    stolen = f", [red]{result['stolen']:.0%} stolen by the host[/]" if result["stolen"] > STOLEN else ""
-    return f"{words}{delay}, {measures.busy(result):.0%} of its core{stolen}"
+    return f"{words}{delay}, {measures.busy(result):.0%} of its core{disturbance(result['stolen'])}"
+
+
+def disturbance(stolen: float) -> str:
+    return f", [red]{stolen:.0%} stolen by the host[/]" if stolen > STOLEN else ""
 
 
 def machine() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """From rounds to figures: medians with their spread, ratios of the same round, and the goals."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,11 @@ def spread(rounds: Rounds, row: Row, peer: str) -> Spread | None:
 
 def ratio(rounds: Rounds, row: Row, over: str, peer: str = "shim") -> Spread | None:
     """The peer's figure over the other's, round by round."""
-    pairs = zip(values(rounds, row, peer), values(rounds, row, over), strict=False)
+    return quotient(values(rounds, row, peer), values(rounds, row, over))
+
+
+def quotient(values: Sequence[float | None], bases: Sequence[float | None]) -> Spread | None:
+    pairs = zip(values, bases, strict=False)
     return Spread.of([value / base for value, base in pairs if value is not None and base])
 
 

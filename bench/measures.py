@@ -36,11 +36,12 @@ class Pace:
     soak_requests: int
     patience: float  # with calls that are still running at a measure's end
     soak_seconds: float  # at most, for the shim; the peers have a tenth
+    worker_rounds: int
 
 
-FULL = Pace(5, 1.0, 4.0, 2.0, 4.0, 3.0, 10.0, 4.0, 3, 7, 100_000, 10.0, 180.0)
-SHORT = Pace(3, 0.4, 2.0, 0.8, 2.0, 3.0, 6.0, 2.0, 2, 5, 100_000, 6.0, 120.0)
-QUICK = Pace(1, 0.2, 0.7, 0.5, 1.0, 2.0, 2.0, 0.7, 1, 1, 10_000, 2.0, 12.0)
+FULL = Pace(5, 1.0, 4.0, 2.0, 4.0, 3.0, 10.0, 4.0, 3, 7, 100_000, 10.0, 180.0, 3)
+SHORT = Pace(3, 0.4, 2.0, 0.8, 2.0, 3.0, 6.0, 2.0, 2, 5, 100_000, 6.0, 120.0, 3)
+QUICK = Pace(1, 0.2, 0.7, 0.5, 1.0, 2.0, 2.0, 0.7, 1, 1, 10_000, 2.0, 12.0, 1)
 
 
 @dataclass(frozen=True)

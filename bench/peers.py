@@ -38,6 +38,7 @@ class Launch:
     command: list[str]
     environ: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
+    cores: str = PROXY_CORE
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Running:
         if launch is None:
             return cls(peer, upstream, upstream, None, 0.0)
         process = Process(
-            log or peer.name, launch.command, launch.environ, PROXY_CORE, announces=not launch.port
+            log or peer.name, launch.command, launch.environ, launch.cores, announces=not launch.port
         )
         try:
             port = launch.port or urlsplit(process.line()).port or 0

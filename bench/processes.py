@@ -19,6 +19,7 @@ from bench.places import LOGS, ROOT
 # The proxy under test has one core, load and upstream the other.
 PROXY_CORE = "0"
 LOAD_CORE = "1"
+BOTH_CORES = f"{PROXY_CORE},{LOAD_CORE}"
 _STOP_SECONDS = 5
 _SETTLE_SECONDS = 15
 
@@ -27,9 +28,9 @@ class Failed(Exception):
     """A process did not do what it was started for."""
 
 
-def pinned(core: str, command: list[str]) -> list[str]:
-    """The command on one core, killed by the kernel should the benchmark itself be killed."""
-    return ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", core, *command]
+def pinned(cores: str, command: list[str]) -> list[str]:
+    """The command on these cores, killed by the kernel should the benchmark itself be killed."""
+    return ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", cores, *command]
 
 
 def free_port() -> int:
@@ -42,7 +43,13 @@ class Process:
     """One running process with its children, in a session of its own; its log is in .cache/logs."""
 
     def __init__(
-        self, name: str, command: list[str], environ: Mapping[str, str], core: str, *, announces: bool = False
+        self,
+        name: str,
+        command: list[str],
+        environ: Mapping[str, str],
+        cores: str,
+        *,
+        announces: bool = False,
     ) -> None:
         """`announces`: the process prints a line once it listens, and ends when its stdin is closed."""
         LOGS.mkdir(parents=True, exist_ok=True)
@@ -52,7 +59,7 @@ class Process:
         with self.log.open("w") as log:
             self.started = time.perf_counter()
             self._process = subprocess.Popen(
-                pinned(core, command),
+                pinned(cores, command),
                 cwd=ROOT,
                 env={**kept, **environ},
                 stdin=subprocess.PIPE if announces else subprocess.DEVNULL,
@@ -148,10 +155,10 @@ def until_answered(port: int, request: bytes, process: Process, patience: float 
     raise Failed(f"{process.name} gave no good answer: {answer[:300]!r}; {process.last_words()}")
 
 
-def run_load(binary: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+def run_load(binary: Path, spec: Mapping[str, Any], cores: str = LOAD_CORE) -> dict[str, Any]:
     """Runs one measure. Raises Failed, also when it takes much longer than its spec says."""
     bound = sum(float(spec.get(name, 0)) for name in ("ramp", "warmup", "duration", "patience")) + 30
-    command = pinned(LOAD_CORE, [str(binary), "run"])
+    command = pinned(cores, [str(binary), "run"])
     try:
         done = subprocess.run(
             command, input=json.dumps(spec).encode(), capture_output=True, timeout=bound, check=False

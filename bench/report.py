@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import figures
+from bench import figures, workers
 from bench.figures import ROW, ROWS, Rounds, Spread
 
 
@@ -18,6 +18,9 @@ def show(console: Console, report: Mapping[str, Any], rounds: Rounds) -> None:
         "* its core was not used up: load and upstream were the limit, it could do more.", style="dim"
     )
     console.print(_ratios(peers, rounds))
+    if report["workers"]:
+        console.print(_workers(report["workers"]))
+        console.print("Load and upstream share these cores: with one more, 2 would gain more.", style="dim")
     console.print(_goals(report["goals"]))
     stolen = report["stolen"]
     if stolen and stolen["most"] > 0.05:
@@ -83,6 +86,20 @@ def _ratios(peers: Sequence[str], rounds: Rounds) -> Table:
     ):
         row = ROW[name]
         table.add_row(row.title, *(_cell(figures.ratio(rounds, row, peer), ".2f") for peer in others))
+    return table
+
+
+def _workers(measured: Mapping[str, Any]) -> Table:
+    fewest, most = map(str, workers.COUNTS)
+    title = f"The shim as {fewest} and {most} worker processes on two cores"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in (fewest, most, f"{most} / {fewest}"):
+        table.add_column(column, justify="right")
+    for row in workers.ROWS:
+        found = [measured[count][row.name] for count in (fewest, most)]
+        cells = [_cell(Spread.of([value for value in each if value is not None]), row.form) for each in found]
+        table.add_row(row.title, *cells, _cell(figures.quotient(found[1], found[0]), ".2f"))
     return table
 
 
