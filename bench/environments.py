@@ -146,7 +146,7 @@ def _run(command: list[str], cwd: Path = ROOT, **environ: str) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Of what is not a peer but has a part in the figures."""
-    # With who built it: distributions optimise Python by profile, version managers often do not, for a third less speed.
+    # Whole, with who built it: distributions optimise it by profile, version managers often do not.
     found = {"python": sys.version}
     if shutil.which("node"):
         found["node"] = _run(["node", "--version"]).strip().lstrip("v")
