@@ -246,6 +246,9 @@ async def test_the_certificate_is_judged(
     findings = await examined({"APIM_BASE_URL": f"https://localhost:{port}/api"}, **trust)
     (tls,) = of(findings, "tls")
     assert (tls.outcome, words in tls.says) == (outcome, True), tls
+    if outcome == "failed":
+        (api,) = of(findings, "api")
+        assert api.says == f"the certificate of localhost:{port} is not trusted here"
 
 
 @pytest.mark.parametrize(
@@ -324,6 +327,18 @@ async def test_an_answer_that_echoes_the_key_is_not_shown_with_it(serve: Callabl
     findings = await examined({"APIM_BASE_URL": f"http://127.0.0.1:{port}/api"}, key="s3cret-key", model="m")
     assert "s3cret-key" not in repr(findings)
     assert "<key>" in repr(findings)
+
+
+async def test_a_cookie_is_not_sent_back(serve: Callable[..., Any]) -> None:
+    cookies = []
+
+    async def answer(request: web.Request) -> web.Response:
+        cookies.append(request.headers.get("Cookie"))
+        return web.Response(status=401, headers={"Set-Cookie": "affinity=one; Path=/"})
+
+    await examined({"APIM_BASE_URL": f"http://127.0.0.1:{await serve(answer)}/api"})
+    assert len(cookies) > 1
+    assert set(cookies) == {None}
 
 
 @pytest.mark.parametrize(

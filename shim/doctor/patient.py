@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Self
 
-import aiohttp
+import httpx
 
 from shim.keys.credential import open_credential
 from shim.keys.secrets import VaultSecrets
@@ -104,23 +104,20 @@ def open_vault(settings: Settings) -> tuple[AsyncSupportsTokenInfo, VaultSecrets
 class Client:
     """Asks, and times the answers. Follows no redirects, keeps no cookies, takes no proxy from the environment."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
 
     async def ask(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: object = None
     ) -> Answer:
         """Raises NoAnswerError."""
         began, at = time.monotonic(), time.time()
-        with_reason = _Reasons(url)
-        with with_reason:
-            async with self._session.request(
-                method, url, headers=headers, json=body, allow_redirects=False
-            ) as response:
+        with _Reasons(url):
+            async with self._http.stream(method, url, headers=_encoded(headers), json=body) as response:
                 seconds = time.monotonic() - began
-                content = await response.content.read(_MAX_ANSWER_BYTES)
+                content = await anext(response.aiter_bytes(_MAX_ANSWER_BYTES), b"")
         text = content.decode("utf-8", "replace")
-        return Answer(response.status, response.headers, text, seconds, at + seconds / 2)
+        return Answer(response.status_code, response.headers, text, seconds, at + seconds / 2)
 
     async def stream(
         self, url: str, *, headers: Mapping[str, str], body: object
@@ -131,10 +128,15 @@ class Client:
         """
         began = time.monotonic()
         with _Reasons(url):
-            async with self._session.post(url, headers=headers, json=body, allow_redirects=False) as response:
-                yield time.monotonic() - began, str(response.status).encode()
-                async for piece in response.content.iter_any():
+            async with self._http.stream("POST", url, headers=_encoded(headers), json=body) as response:
+                yield time.monotonic() - began, str(response.status_code).encode()
+                async for piece in response.aiter_bytes():
                     yield time.monotonic() - began, piece
+
+
+def _encoded(headers: Mapping[str, str] | None) -> httpx.Headers:
+    """Left to itself, httpx takes ASCII alone; a key that was pasted wrongly is for APIM to judge."""
+    return httpx.Headers(headers, encoding="utf-8")
 
 
 class _Reasons:
@@ -147,21 +149,28 @@ class _Reasons:
         return
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        if isinstance(error, httpx.ConnectError) and _is_of_certificate(error):
             raise NoAnswerError(f"the certificate of {self._host} is not trusted here") from None
-        if isinstance(error, TimeoutError):
+        if isinstance(error, httpx.TimeoutException):
             raise NoAnswerError(f"{self._host} gave no answer within {_PATIENCE:g} s") from None
-        if isinstance(error, aiohttp.ClientError | OSError | ValueError):
+        if isinstance(error, httpx.HTTPError | httpx.InvalidURL | OSError | ValueError):
             raise NoAnswerError(f"{self._host} could not be asked ({type(error).__name__})") from None
+
+
+def _is_of_certificate(error: BaseException | None) -> bool:
+    # By context: on its way through httpcore's pool, an error loses its cause.
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__context__
+    return error is not None
 
 
 @asynccontextmanager
 async def open_client(trust: ssl.SSLContext) -> AsyncIterator[Client]:
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=_PATIENCE)
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=trust), cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout
-    )
-    async with session:
-        yield Client(session)
-    # aiohttp's connections end in a later turn of the loop.
-    await asyncio.sleep(0)
+    async with httpx.AsyncClient(
+        verify=trust,
+        trust_env=False,
+        # A jar that takes cookies of no domain.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        timeout=httpx.Timeout(_PATIENCE, connect=_CONNECT),
+    ) as http:
+        yield Client(http)
