@@ -127,10 +127,12 @@ class Benchmark:
             for peer in present:
                 if peer.name == "shim":
                     self.measure_workers(peer)
-        if self.wants("soak"):
-            self.soak(present)
-        if self.wants("cold"):
-            self.start_cold(present)
+        for name, part in (("soak", self.soak), ("cold", self.start_cold)):
+            if self.wants(name):
+                try:
+                    part(present)
+                except Failed as reason:  # what half an hour has measured is told all the same
+                    self.faults.append(f"{name}: {reason}")
         self.tell([peer.name for peer in peers])
 
     def wants(self, measure: str) -> bool:
@@ -260,8 +262,8 @@ class Benchmark:
                 result = run_load(self.load, spec)
             finally:
                 running.stop()
-            samples = result["samples"]
-            whole = result["requests"] >= self.pace.soak_requests * 0.999
+            samples: list[float] = result["samples"] or []  # the slowest do not come as far as the first
+            whole = samples and result["requests"] >= self.pace.soak_requests * 0.999
             self.soaks[peer.name] = {
                 "requests": result["requests"],
                 "sample_every": spec["sample_every"],

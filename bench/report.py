@@ -53,7 +53,10 @@ def _main_table(peers: Sequence[str], rounds: Rounds, report: Mapping[str, Any])
     soaks = [report["soak"].get(peer) for peer in peers]
     table.add_row(
         "memory after the soak, MiB",
-        *(f"{soak['memory_mib'][-1]:.0f}\nof {soak['requests']:,}" if soak else "-" for soak in soaks),
+        *(
+            f"{soak['memory_mib'][-1]:.0f}\nof {soak['requests']:,}" if soak and soak["memory_mib"] else "-"
+            for soak in soaks
+        ),
         *missing,
     )
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
 
 from starlette.types import Receive
 
@@ -15,13 +16,15 @@ class Caller:
 
     The body reads first; from its end on a watcher waits for `http.disconnect`. The worker cancels no function
     when its caller leaves, so that without this an abandoned completion would run on, and be paid for.
+
+    `sent_all` says that the body has come to its end, `gone` that the caller has left; `task` is cancelled then.
     """
 
-    __slots__ = ("_receive", "_task", "_watcher", "gone", "sent_all")
+    __slots__ = ("_receive", "_watcher", "gone", "sent_all", "task")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._task: asyncio.Task[object] | None = None
+        self.task: asyncio.Task[object] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self.gone = False
         self.sent_all = False
@@ -51,15 +54,9 @@ class Caller:
             loop = asyncio.get_running_loop()
             self._watcher = asyncio.Task(self._watch(), loop=loop, eager_start=True)
 
-    def cancelling(self) -> Cancelling:
+    def cancelling(self) -> AbstractContextManager[None]:
         """Cancels the block as soon as the caller leaves; the block then raises CallerGone."""
-        return Cancelling(self)
-
-    def cancels(self, task: asyncio.Task[object] | None) -> None:
-        """Which task is to be cancelled when the caller leaves. Raises CallerGone if it has left already."""
-        if self.gone and task is not None:
-            raise CallerGone
-        self._task = task
+        return _Cancelling(self)
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -68,25 +65,27 @@ class Caller:
 
     def _leave(self) -> None:
         self.gone = True
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
 
-class Cancelling:
-    """What `Caller.cancelling` gives. A class, since contextlib's generators take longer than all else here."""
+class _Cancelling:
+    """A class, since a generator for contextlib takes several times as long, and every call has two."""
 
-    __slots__ = ("_caller", "_task")
+    __slots__ = ("_caller", "_cancelled")
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
 
     def __enter__(self) -> None:
-        self._task = asyncio.current_task()
-        self._caller.cancels(self._task)
+        if self._caller.gone:
+            raise CallerGone
+        task = asyncio.current_task()
+        assert task is not None
+        self._cancelled = self._caller.task = task
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._caller.cancels(None)
+        self._caller.task = None
         if kind is asyncio.CancelledError and self._caller.gone:
-            assert self._task is not None
-            self._task.uncancel()
+            self._cancelled.uncancel()
             raise CallerGone from None

@@ -127,7 +127,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_interim = False
         self._is_over = False
         self._keep_alive = False
-        self._overhead = 0
+        self._overhead = 0  # bytes since the last that anybody was given
 
     @property
     def is_usable(self) -> bool:
@@ -184,9 +184,8 @@ class Connection(asyncio.BufferedProtocol):
                 break
             self._transport.write(piece)
             await self._drain()
-        if (
-            length
-        ):  # else the next request on this connection would be taken for its rest, or its rest for a request
+        # Else its rest would be taken for the next request on this connection, or the next request for its rest.
+        if length:
             raise httpx.LocalProtocolError("the body is not as long as its Content-Length")
 
     async def _drain(self) -> None:

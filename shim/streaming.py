@@ -51,7 +51,7 @@ class StreamedResponse(Response):
         except UpstreamFailed as error:
             log.warning("answer cut: %s request_id=%s", error, self._request_id())
         finally:
-            await self._upstream.close()
+            self._upstream.close()
 
     async def _send_body(self, send: Send) -> None:
         async for chunk in self._upstream:

@@ -128,7 +128,7 @@ class Transport:
                 )
         except TimeoutError as error:
             raise httpx.ConnectTimeout(f"no connection within {self._connect_timeout:g} s") from error
-        except OSError as error:  # DNS, TLS and certificates among them
+        except (OSError, UnicodeError) as error:  # DNS, TLS and certificates among them; names that are none
             raise httpx.ConnectError(type(error).__name__) from error
         _probe_when_silent(transport.get_extra_info("socket"))
         return connection

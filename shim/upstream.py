@@ -52,7 +52,7 @@ class UpstreamResponse:
         except httpx.TransportError as error:
             raise UpstreamBroken(f"The APIM API broke off its answer ({error}).") from error
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Ends the exchange; upstream notices at once if it was not over."""
         self._exchange.close()
         if self._body is not None:
@@ -96,7 +96,7 @@ class Upstream:
                 async with asyncio.timeout(self._first_byte_timeout):
                     return await answer.read(limit)
         except BaseException as error:
-            await answer.close()
+            answer.close()
             self._raise_translated(error)
             raise
 

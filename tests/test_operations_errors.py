@@ -433,7 +433,7 @@ async def _send(transport: Flaky, standin: Standin) -> int:
     upstream = Upstream(transport, first_byte_timeout=5)
     request = UpstreamRequest("GET", standin.base_url.removesuffix("/openai"), "/", [], None)
     answer = await upstream.send(request, Caller(Patient()))
-    await answer.close()
+    answer.close()
     return answer.status
 
 
@@ -478,7 +478,7 @@ async def test_the_second_connection_gets_the_whole_body(standin: Standin) -> No
     transport = FirstRefused()
     answer = await Upstream(transport, first_byte_timeout=5).send(request, Caller(Patient()))
     content = b"".join([chunk async for chunk in answer])
-    await answer.close()
+    answer.close()
     transport.close()
     assert (json.loads(content)["length"], transport.attempts) == (70_001, 2)
 
