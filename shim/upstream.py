@@ -28,10 +28,12 @@ class UpstreamResponse:
     async def read(self, limit: int) -> bytes | None:
         """The whole body if it has no more than `limit` bytes; what was read is still there to be iterated over."""
         read: list[bytes] = []
+        size = 0
         try:
             async for chunk in self:
                 read.append(chunk)
-                if sum(map(len, read)) > limit:
+                size += len(chunk)
+                if size > limit:
                     return None
             return b"".join(read)
         finally:
@@ -77,6 +79,7 @@ class Upstream:
             with caller.cancelling():
                 async with asyncio.timeout(self._first_byte_timeout) as clock:
                     exchange = await self._reach(request, content, clock)
+                    clock.reschedule(None)  # what is left of the upload has all its time
         except BaseException as error:
             if body is not None:
                 body.close()

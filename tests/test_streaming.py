@@ -127,6 +127,27 @@ async def test_an_answer_may_come_before_the_upload_is_over(
         assert (answer_.status, answer_.body) == (413, b"too much")
 
 
+async def test_an_upload_goes_on_while_the_answer_streams(
+    host: Host, standin: Standin, request_id: str
+) -> None:
+    async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
+        response = await event_stream(upstream)
+        for _ in range(3):
+            await response.write(b"data: %s\n\n" % await upstream.content.readexactly(5))
+        return response
+
+    standin.answers[request_id] = answer
+    async with connect(host.url) as wire:
+        length = "content-length: 15"
+        await wire.send(request("POST", "/v1/files", f"x-request-id: {request_id}", length, key=KEY) + b"first")
+        assert (await wire.head()).status == 200
+        assert await wire.chunk() == b"data: first\n\n"
+        for sent in (b"again", b"third"):
+            await wire.send(sent)
+            assert await wire.chunk() == b"data: %s\n\n" % sent
+        assert await wire.chunk() is None
+
+
 async def test_a_refusal_does_not_wait_for_the_upload(host: Host) -> None:
     async with connect(host.url) as wire:
         await wire.send(request("POST", "/v1/files", "content-length: 1000000", key="unknown") + b"first")
