@@ -86,12 +86,9 @@ class Exchange:
         self._error = error
         if error is not None and not self.answered.done():
             self.answered.set_exception(error)
-        self.stop_upload()
-        self.wake()
-
-    def stop_upload(self) -> None:
         if self.upload is not None and self.upload is not asyncio.current_task(self._loop):
             self.upload.cancel()
+        self.wake()
 
     def close(self) -> None:
         self._pieces.clear()

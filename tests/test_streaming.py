@@ -139,7 +139,9 @@ async def test_an_upload_goes_on_while_the_answer_streams(
     standin.answers[request_id] = answer
     async with connect(host.url) as wire:
         length = "content-length: 15"
-        await wire.send(request("POST", "/v1/files", f"x-request-id: {request_id}", length, key=KEY) + b"first")
+        await wire.send(
+            request("POST", "/v1/files", f"x-request-id: {request_id}", length, key=KEY) + b"first"
+        )
         assert (await wire.head()).status == 200
         assert await wire.chunk() == b"data: first\n\n"
         for sent in (b"again", b"third"):
