@@ -132,7 +132,7 @@ async def test_an_upload_goes_on_while_the_answer_streams(
 ) -> None:
     async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
         response = await event_stream(upstream)
-        for _ in range(3):
+        for _piece in range(3):
             await response.write(b"data: %s\n\n" % await upstream.content.readexactly(5))
         return response
 
