@@ -45,7 +45,7 @@ type Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
 def quieten_runtime() -> None:
     """Keeps the runtime's three INFO lines a request, and the Azure SDK's, out of the log and off its bill.
 
-    Nor does a line look for thread, process and task, which are the same on every one of them
+    Nor does a line look up its thread, process and task, which tell nothing here
     (https://docs.python.org/3/howto/logging.html#optimization).
     """
     for name in ("azure", "azure.functions", "uvicorn.error"):
