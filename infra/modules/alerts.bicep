@@ -58,11 +58,14 @@ resource alerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for rule 
   name: 'alert-${rule.name}-${token}'
   location: location
   tags: tags
+  kind: 'LogAlert'
   properties: {
     displayName: rule.title
     description: rule.title
     severity: rule.severity
     enabled: true
+    // A new workspace has no tables yet, and a rule that names one would be refused.
+    skipQueryValidation: true
     evaluationFrequency: 'PT5M'
     windowSize: 'PT15M'
     scopes: [
