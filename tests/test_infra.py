@@ -585,6 +585,8 @@ def test_alerts_tell_of_5xx_of_the_vault_and_of_storms_of_401() -> None:
     queries = {rule["name"]: rule["query"] for rule in alerts.value("rules")}
     assert set(queries) == {"5xx-rate", "vault-failures", "401-storm"}
     assert MAIN.modules["alerts"]["condition"] == "alertsEnabled"
+    # The category of what the worker prints, whose level the host guesses: azure-functions-host, WorkerConstants.cs.
+    assert '"Host.Function.Console"' in queries["vault-failures"]
 
 
 def test_alerts_can_be_made_in_a_workspace_that_has_no_tables_yet() -> None:

@@ -27,7 +27,9 @@ var rules = [
     name: 'vault-failures'
     title: 'Subscription keys could not be checked'
     severity: 1
-    query: 'AppTraces | where SeverityLevel >= 3 and Message has "Key Vault" | summarize failures = sum(ItemCount) | where failures > 5'
+    // What the worker prints outside an invocation arrives by its console, and the host guesses the level from the words
+    // (azure-functions-host, WorkerProcess.ParseErrorMessageAndLog).
+    query: 'AppTraces | where Message has "Key Vault" and (SeverityLevel >= 3 or tostring(Properties.Category) == "Host.Function.Console") | summarize failures = sum(ItemCount) | where failures > 5'
   }
   {
     name: '401-storm'
