@@ -12,6 +12,10 @@ start: .venv/installed
 test: .venv/installed
 	@$(VENV)/python -m pytest $(PYTEST_ARGS)
 
+# What knows the insides of the Functions runtime, against the newest two versions of it.
+test-runtimes: .venv/installed
+	@scripts/test-runtimes
+
 check: .venv/installed
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
