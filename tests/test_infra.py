@@ -207,17 +207,44 @@ def test_the_python_in_azure_is_the_one_that_these_tests_run_on() -> None:
     assert site()["functionAppConfig"]["runtime"] == {"name": "python", "version": tested}
 
 
-def test_an_instance_takes_many_calls_at_a_time() -> None:
-    concurrency = MAIN.value("httpPerInstanceConcurrency")
-    assert concurrency >= 100
-    scale = site(plan="flex", httpPerInstanceConcurrency=concurrency)["functionAppConfig"][
-        "scaleAndConcurrency"
-    ]
-    assert scale["triggers"]["http"]["perInstanceConcurrency"] == concurrency
-    assert set(scale) == {"instanceMemoryMB", "maximumInstanceCount", "alwaysReady", "triggers"}
-    assert (
-        MAIN.modules["app"]["config"]["params"]["httpPerInstanceConcurrency"] == "httpPerInstanceConcurrency"
-    )
+def scale(**given: Any) -> Tree:
+    properties: Tree = site(**given)["functionAppConfig"]["scaleAndConcurrency"]
+    assert set(properties) == {"instanceMemoryMB", "maximumInstanceCount", "alwaysReady", "triggers"}
+    return properties
+
+
+@pytest.mark.parametrize(("memory", "calls"), [(512, 25), (2048, 102), (4096, 204)])
+def test_an_instance_takes_as_many_calls_as_its_memory_carries(memory: int, calls: int) -> None:
+    assert scale(instanceMemoryMB=memory)["triggers"]["http"]["perInstanceConcurrency"] == calls
+    # 20 MB each: ten times a body of 2 MB.
+    assert memory / (calls + 1) < 20 <= memory / calls
+
+
+def test_the_number_of_calls_in_an_instance_can_be_chosen() -> None:
+    assert scale(httpPerInstanceConcurrency=7)["triggers"]["http"]["perInstanceConcurrency"] == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "shims", "hosts"),
+    [
+        ({}, 100 * MIB, 125 * MIB),
+        ({"instanceMemoryMB": 512}, 26_843_648, 33_554_560),
+        ({"instanceMemoryMB": 4096}, 100 * MIB, 125 * MIB),
+        ({"maxBodyBytes": 8 * MIB}, 8 * MIB, 10 * MIB),
+        ({"uploadLimitBytes": 512 * MIB}, 100 * MIB, 512 * MIB),
+        ({"uploadLimitBytes": 1}, 100 * MIB, 125 * MIB),
+    ],
+    ids=["2048 MB", "512 MB", "4096 MB", "smaller bodies", "large uploads", "a limit below the shim's"],
+)
+def test_a_body_somewhat_too_large_meets_the_shims_413_and_not_the_hosts_500(
+    given: dict[str, int], shims: int, hosts: int
+) -> None:
+    settings = app_settings(**given)
+    assert int(settings["FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"]) == hosts
+    assert Settings.from_environment(settings).max_body_bytes == shims
+    assert hosts >= shims * 1.25
+    # Ten times its size is what the largest body may take while it arrives: half of the memory at most.
+    assert given.get("maxBodyBytes", shims) * 10 <= given.get("instanceMemoryMB", 2048) * MIB / 2 + MIB
 
 
 @pytest.mark.parametrize(

@@ -709,7 +709,7 @@ async def test_many_calls_at_once_do_not_mix(transport: Transport) -> None:
         exchange = await send(transport, "GET", it.origin, f"/{number}", [], b"")
         assert await whole(exchange) == b"/%d" % number
 
-    async with peer(serve) as it, asyncio.timeout(PATIENCE):
+    async with peer(serve) as it, asyncio.timeout(6 * PATIENCE):
         for _ in range(5):
             await asyncio.gather(*map(ask, range(100)))
         assert it.connections <= 100
