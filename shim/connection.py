@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import cast
 
 import httpx
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -191,8 +192,8 @@ class Connection(asyncio.BufferedProtocol):
 
     # asyncio's
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # No isinstance: uvloop's transports are not asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()

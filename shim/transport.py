@@ -7,12 +7,14 @@ httpx's own pool, and aiohttp's, each take several times as long for a call, re-
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import aiohappyeyeballs
 import httpx
+from aiohappyeyeballs.types import AddrInfoType
 
 from shim.connection import Connection, Exchange
 from shim.errors import Headers
@@ -37,6 +39,9 @@ class _Origin(NamedTuple):
     authority: bytes
 
 
+type Resolve = Callable[[str, int], Awaitable[Sequence[AddrInfoType]]]
+
+
 class Transport:
     """Carries calls over HTTP/1.1. No cookies, redirects, decoding or proxies; and no request is ever sent twice.
 
@@ -45,9 +50,16 @@ class Transport:
     a connection would be a hidden queue.
     """
 
-    def __init__(self, *, connect_timeout: float, verify: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        connect_timeout: float,
+        verify: ssl.SSLContext | None = None,
+        resolve: Resolve | None = None,
+    ) -> None:
         self._connect_timeout = connect_timeout
         self._verify = verify
+        self._resolve = resolve or _resolve
         self._idle: dict[_Origin, list[Connection]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
         self._buffer = memoryview(bytearray(_READ_BYTES))
@@ -120,11 +132,9 @@ class Transport:
             async with asyncio.timeout(self._connect_timeout):
                 transport, connection = await loop.create_connection(
                     lambda: Connection(loop, self._buffer, release),
-                    origin.host,
-                    origin.port,
+                    sock=await self._dial(origin),
                     ssl=self._trust() if origin.secure else None,
                     server_hostname=origin.host if origin.secure else None,
-                    happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS,
                 )
         except TimeoutError as error:
             raise httpx.ConnectTimeout(f"no connection within {self._connect_timeout:g} s") from error
@@ -132,6 +142,18 @@ class Transport:
             raise httpx.ConnectError(type(error).__name__) from error
         _probe_when_silent(transport.get_extra_info("socket"))
         return connection
+
+    async def _dial(self, origin: _Origin) -> socket.socket:
+        """A TCP connection to whichever of the host's addresses answers first.
+
+        aiohappyeyeballs, because the worker runs uvloop (proxy_worker/start_worker.py), whose `create_connection` has
+        no `happy_eyeballs_delay`.
+        """
+        return await aiohappyeyeballs.start_connection(
+            await self._resolve(origin.host, origin.port),
+            happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS,
+            interleave=1,
+        )
 
     def _trust(self) -> ssl.SSLContext:
         if self._verify is None:
@@ -148,6 +170,10 @@ class Transport:
             self._idle[origin] = fresh
         if any(self._idle.values()):
             self._sweeping = asyncio.get_running_loop().call_later(_KEEPALIVE_SECONDS / 3, self._sweep)
+
+
+async def _resolve(host: str, port: int) -> Sequence[AddrInfoType]:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 @lru_cache(maxsize=8)  # the settings name two at most

@@ -1,6 +1,7 @@
 """The transport on real sockets: nothing re-encoded, nothing made up, nothing sent twice, nothing without bound."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 import trustme
+import uvloop
+from aiohappyeyeballs.types import AddrInfoType
 
 from shim import transport as transport_module
 from shim.connection import Exchange
@@ -591,3 +594,41 @@ async def test_large_bodies_pass_through_tls_both_ways(authority: trustme.CA) ->
         exchange = await transport.send("POST", it.origin, "/", length, pieces(*sent))
         assert await whole(exchange) == b"".join(reversed(sent))
     transport.close()
+
+
+@pytest.mark.parametrize("loop_factory", [uvloop.new_event_loop, asyncio.new_event_loop])
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_a_call_goes_through_on_either_event_loop(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], secure: bool
+) -> None:
+    """The worker runs uvloop where it can (proxy_worker/start_worker.py), asyncio's own loop elsewhere."""
+    authority = trustme.CA()
+    offered, trusting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(offered)
+    authority.configure_trust(trusting)
+
+    async def call() -> bytes:
+        transport = Transport(connect_timeout=5, verify=trusting)
+        async with peer(answering(GOOD), offered if secure else None) as upstream:
+            _, body = await get(transport, upstream.origin)
+        transport.close()
+        return body
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(call()) == b"ok"
+
+
+async def test_an_address_that_does_not_answer_gives_way_to_the_next() -> None:
+    with socket.socket() as silent, socket.socket() as filling:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)  # once its queue is full, Linux answers no further SYN
+        filling.connect(silent.getsockname())
+
+        async def resolve(host: str, port: int) -> list[AddrInfoType]:
+            stream = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+            return [(*stream, silent.getsockname()), (*stream, ("127.0.0.1", port))]
+
+        transport = Transport(connect_timeout=PATIENCE, resolve=resolve)
+        async with peer(answering(GOOD)) as upstream:
+            assert await get(transport, upstream.origin) == (200, b"ok")
+        transport.close()
