@@ -25,7 +25,7 @@ from devhost.standin import Standin
 FOLDER = Path(__file__).parent.parent
 _NOT_IMITATED = "authorization levels, TLS, admin endpoints, scaling, triggers other than HTTP"
 
-_DEMO_SETTINGS = {"CORS_ALLOWED_ORIGINS": "http://localhost:*,http://127.0.0.1:*"}
+_DEMO_SETTINGS = {"CORS_ORIGINS": "http://localhost:*,http://127.0.0.1:*"}
 
 
 async def main() -> int:
@@ -39,7 +39,7 @@ async def main() -> int:
     parser.add_argument(
         "--platform-cors",
         action="store_true",
-        help="have the platform answer preflights, as on Flex Consumption, from the app's CORS_ALLOWED_ORIGINS",
+        help="have the platform answer preflights, as on Flex Consumption, from CORS_ALLOWED_ORIGINS, a JSON array",
     )
     options = parser.parse_args()
     # The environment wins over local settings, as with Core Tools.

@@ -5,6 +5,7 @@ As read from the host (CorsOptionsSetup: origins as written, any header, any met
 on other answers headers are set, not added, and none is exposed. It knows no subdomain patterns and no port stars.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,11 +21,9 @@ class PlatformCors:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "PlatformCors":
-        """From the app's own settings, as infra/ gives the platform the same list."""
-        listed = (part.strip().lower() for part in environ.get("CORS_ALLOWED_ORIGINS", "").split(","))
-        return cls(
-            tuple(filter(None, listed)), environ.get("CORS_ALLOW_CREDENTIALS", "").strip().lower() == "true"
-        )
+        """From the environment, as the host reads it (HostCorsOptionsSetup): a JSON array, and True or False."""
+        listed = json.loads(environ.get("CORS_ALLOWED_ORIGINS") or "[]")
+        return cls(tuple(listed), environ.get("CORS_SUPPORT_CREDENTIALS", "").strip().lower() == "true")
 
     @property
     def _any(self) -> bool:

@@ -55,8 +55,8 @@ class Cors:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         return cls(
-            settings.cors_allowed_origins,
-            credentials=settings.cors_allow_credentials,
+            settings.cors_origins,
+            credentials=settings.cors_credentials,
             max_age=settings.cors_max_age,
         )
 
@@ -110,7 +110,7 @@ def _refusal(origin: str) -> tuple[int, Headers, bytes]:
     shown = origin if len(origin) <= _LONGEST_SHOWN and origin.isprintable() else "This origin"
     content = errors.body(
         f"{shown} is not among the origins that may call from a browser."
-        " Add it to the shim's setting CORS_ALLOWED_ORIGINS.",
+        " Add it to the shim's setting CORS_ORIGINS.",
         "invalid_request_error",
         "cors_origin_not_allowed",
     )

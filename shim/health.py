@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from starlette.responses import Response
@@ -42,13 +42,20 @@ class _Outcome:
 class Readiness:
     """Runs checks side by side, remembers their outcome for some seconds, and asks each once for all who wait.
 
-    `details` shows anonymous callers the operator's reasons.
+    `details` shows anonymous callers the operator's reasons. `warnings` are reported as they are; they do not make the
+    instance unready.
     """
 
     def __init__(
-        self, checks: list[Check], *, details: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        checks: list[Check],
+        *,
+        details: bool = False,
+        warnings: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._checks = checks
+        self._warnings = warnings
         self._details = details
         self._clock = clock
         self._lock = asyncio.Lock()
@@ -62,10 +69,13 @@ class Readiness:
                 self._outcomes = list(await asyncio.gather(*map(self._run, self._checks)))
                 self._checked_at = self._clock()
         ready = all(outcome.reason is None for outcome in self._outcomes)
-        return _json(
-            200 if ready else 503,
-            {"status": "ready" if ready else "not ready", "checks": [self._shown(o) for o in self._outcomes]},
-        )
+        content: dict[str, object] = {
+            "status": "ready" if ready else "not ready",
+            "checks": [self._shown(outcome) for outcome in self._outcomes],
+        }
+        if self._warnings:
+            content["warnings"] = self._warnings
+        return _json(200 if ready else 503, content)
 
     async def _run(self, check: Check) -> _Outcome:
         started = self._clock()

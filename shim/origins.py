@@ -46,7 +46,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OriginPattern:
-    """One entry of CORS_ALLOWED_ORIGINS.
+    """One entry of CORS_ORIGINS.
 
     `*.` stands for exactly one label, as in certificates (RFC 6125, section 6.4.3); `**.` for one or more;
     the port `*` for any port or none. `*` alone is every origin but `null`, which must be named.

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -46,6 +46,8 @@ class Service:
             self._readiness = Readiness([self._settings_check()], details=details)
         else:
             self._problems = []
+            for text in settings.warnings:
+                log.warning("setting: %s", text)
             self._cors = Cors.of(settings)
             self._settings = settings
             keys = open_key_store(settings)
@@ -63,6 +65,7 @@ class Service:
                     ),
                 ],
                 details=settings.readyz_details,
+                warnings=settings.warnings if settings.readyz_details else _without_values(settings.warnings),
             )
             self._warming = _in_background(keys.warm())
 
@@ -101,17 +104,24 @@ class Service:
         return response
 
     def _settings_check(self) -> Check:
-        # A problem begins with the name of its setting, and a name gives nothing away.
-        names = {problem.split()[0].rstrip(":") for problem in self._problems}
         return Check(
             "settings",
             self._check_settings,
-            f"missing or wrong: {', '.join(sorted(names))}; {_WHERE_TO_LOOK}",
+            f"missing or wrong: {', '.join(_names(self._problems))}; {_WHERE_TO_LOOK}",
         )
 
     async def _check_settings(self) -> None:
         if self._problems:
             raise Misconfigured("; ".join(self._problems))
+
+
+def _names(problems: Iterable[str]) -> list[str]:
+    """The settings that problems are about: each begins with a name, and a name gives nothing away."""
+    return sorted({problem.split()[0].rstrip(":") for problem in problems})
+
+
+def _without_values(warnings: Iterable[str]) -> list[str]:
+    return [f"{name}: {_WHERE_TO_LOOK}" for name in _names(warnings)]
 
 
 def _in_background(work: Coroutine[None, None, None]) -> asyncio.Task[None] | None:

@@ -1,7 +1,8 @@
 """The environment, read once into one frozen `Settings`; every problem is reported at once."""
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -41,6 +42,16 @@ _SCHEDULE = re.compile(r"[0-9*/,\-]+( +[0-9A-Za-z*/,\-]+){5}")
 _SET_ONLY_IN_AZURE = ("WEBSITE_INSTANCE_ID", "WEBSITE_POD_NAME", "WEBSITE_SITE_NAME")
 
 
+# The site's CORS settings, as the Functions host writes them into the environment on Flex and Linux Consumption
+# (azure-functions-host: HostAssignmentContext.ApplyAppSettings, EnvironmentSettingNames).
+_PLATFORM_ORIGINS = "CORS_ALLOWED_ORIGINS"
+_PLATFORM_CREDENTIALS = "CORS_SUPPORT_CREDENTIALS"
+_CORS_LISTS_DIFFER = (
+    f"CORS_ORIGINS differs from the platform's own list ({_PLATFORM_ORIGINS}), from which the Functions host answers"
+    " preflights on Flex Consumption: make the portal's CORS page and CORS_ORIGINS say the same, or remove CORS_ORIGINS"
+)
+
+
 class SettingsError(Exception):
     """The environment does not describe a shim that could run. `problems` names every fault, no secret.
 
@@ -61,7 +72,10 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the shim was told; names and meanings are those of the README's table. Times are in seconds."""
+    """What the shim was told; names and meanings are those of the README's table. Times are in seconds.
+
+    `warnings` are for operators: the shim works, though hardly as they meant it.
+    """
 
     apim_base_url: str
     apim_api: Api
@@ -78,8 +92,8 @@ class Settings:
     key_cache_stale: float
     key_rotation_grace: float
     local_subscription_keys: tuple[tuple[str, str], ...] = field(repr=False)
-    cors_allowed_origins: tuple[OriginPattern, ...]
-    cors_allow_credentials: bool
+    cors_origins: tuple[OriginPattern, ...]
+    cors_credentials: bool
     cors_max_age: int
     user_token_header: str
     upstream_connect_timeout: float
@@ -95,6 +109,7 @@ class Settings:
     apim_import_apis: tuple[str, ...]
     apim_import_prune: bool
     in_azure: bool
+    warnings: tuple[str, ...]
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
@@ -105,6 +120,7 @@ class Settings:
         read = _Reader(environ)
         in_azure = any(name in environ for name in _SET_ONLY_IN_AZURE)
         base_url = read.url("APIM_BASE_URL", required=True)
+        cors = read.cors()
         settings = cls(
             apim_base_url=base_url,
             apim_api=_APIS.get(read.choice("APIM_API", tuple(_APIS), "legacy"), "legacy"),
@@ -130,8 +146,8 @@ class Settings:
             key_cache_stale=read.number("KEY_CACHE_STALE", 3600, least=0),
             key_rotation_grace=read.number("KEY_ROTATION_GRACE", 86400, least=0),
             local_subscription_keys=tuple(read.pairs("LOCAL_SUBSCRIPTION_KEYS", "label=key")),
-            cors_allowed_origins=read.origins("CORS_ALLOWED_ORIGINS"),
-            cors_allow_credentials=read.flag("CORS_ALLOW_CREDENTIALS"),
+            cors_origins=cors.origins,
+            cors_credentials=cors.credentials,
             cors_max_age=int(read.number("CORS_MAX_AGE", 600, least=0)),
             user_token_header=read.header_name("USER_TOKEN_HEADER", "x-user-authorization"),
             upstream_connect_timeout=read.number("UPSTREAM_CONNECT_TIMEOUT", 5, least=0.1),
@@ -153,10 +169,11 @@ class Settings:
             apim_import_apis=read.names("APIM_IMPORT_APIS"),
             apim_import_prune=read.flag("APIM_IMPORT_PRUNE"),
             in_azure=in_azure,
+            warnings=tuple(read.warnings),
         )
         read.problems += settings._contradictions(in_azure)
         if read.problems:
-            raise SettingsError(read.problems, settings.cors_allowed_origins, settings.cors_allow_credentials)
+            raise SettingsError(read.problems, settings.cors_origins, settings.cors_credentials)
         return settings
 
     def _contradictions(self, in_azure: bool) -> list[str]:
@@ -175,12 +192,17 @@ class Settings:
             problems.append("APIM_RESOURCE_ID needs KEY_VAULT_URL, where the imported keys are put")
         if self.user_token_header == self.apim_key_header:
             problems.append("USER_TOKEN_HEADER and APIM_KEY_HEADER must differ")
-        if self.cors_allow_credentials and any(origin.is_any for origin in self.cors_allowed_origins):
+        if self.cors_credentials and any(origin.is_any for origin in self.cors_origins):
             problems.append(
-                "CORS_ALLOW_CREDENTIALS=true cannot go with CORS_ALLOWED_ORIGINS=*, which browsers refuse:"
-                " name the origins"
+                "CORS_CREDENTIALS=true cannot go with CORS_ORIGINS=*, which browsers refuse: name the origins"
             )
         return problems
+
+
+@dataclass(frozen=True, slots=True)
+class _CorsSettings:
+    origins: tuple[OriginPattern, ...]
+    credentials: bool
 
 
 @dataclass(slots=True)
@@ -189,6 +211,7 @@ class _Reader:
 
     environ: Mapping[str, str]
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def text(self, name: str, default: str = "") -> str:
         return self.environ.get(name, "").strip() or default
@@ -256,13 +279,48 @@ class _Reader:
         """`a,b,c`, each once."""
         return tuple(dict.fromkeys(filter(None, (part.strip() for part in self.text(name).split(",")))))
 
-    def origins(self, name: str) -> tuple[OriginPattern, ...]:
+    def cors(self) -> _CorsSettings:
+        """Ours where CORS_ORIGINS is set, else what the platform's CORS page says."""
+        own = self._origins("CORS_ORIGINS", self.names("CORS_ORIGINS"), self.problems)
+        credentials = self.flag("CORS_CREDENTIALS")
+        listed = self._platform_list()
+        if listed is None:
+            return _CorsSettings(own, credentials)
+        if own:
+            if {origin.text for origin in own} != {text.lower() for text in listed}:
+                self.warnings.append(_CORS_LISTS_DIFFER)
+            return _CorsSettings(own, credentials)
+        # Anything can be written on the CORS page, and the host takes it: what is no origin covers none here.
+        platform = self._origins(_PLATFORM_ORIGINS, listed, self.warnings)
+        supported = self.text(_PLATFORM_CREDENTIALS).lower() == "true"
+        return _CorsSettings(
+            platform, credentials or (supported and not any(origin.is_any for origin in platform))
+        )
+
+    def _platform_list(self) -> tuple[str, ...] | None:
+        """The site's own list, None where the platform keeps none; read as HostCorsOptionsSetup reads it."""
+        text = self.text(_PLATFORM_ORIGINS)
+        if not text:
+            return None
+        try:
+            listed = json.loads(text)
+        except ValueError:
+            listed = None
+        if isinstance(listed, list) and all(isinstance(origin, str) for origin in listed):
+            return tuple(listed)
+        self.problems.append(
+            f"{_PLATFORM_ORIGINS} is the platform's own variable and must be a JSON array:"
+            " remove it, and name the origins in CORS_ORIGINS"
+        )
+        return None
+
+    def _origins(self, name: str, texts: Iterable[str], faults: list[str]) -> tuple[OriginPattern, ...]:
         origins = []
-        for text in filter(None, (part.strip() for part in self.text(name).split(","))):
+        for text in texts:
             try:
                 origins.append(OriginPattern.parse(text))
             except ValueError as error:
-                self.problems.append(f"{name}: {error}")
+                faults.append(f"{name}: {error}")
         return tuple(origins)
 
     def _checked(self, name: str, value: str, fault_of: Callable[[str], str | None]) -> str:

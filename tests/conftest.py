@@ -58,7 +58,7 @@ async def start_host(standin: Standin) -> AsyncIterator[StartHost]:
 
 @pytest.fixture(scope="session")
 async def host(start_host: StartHost) -> Host:
-    return await start_host(CORS_ALLOWED_ORIGINS="https://app.example.com")
+    return await start_host(CORS_ORIGINS="https://app.example.com")
 
 
 @pytest.fixture(scope="session")

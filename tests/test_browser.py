@@ -1,6 +1,7 @@
 """The official `openai` package in a page of another origin, in a real browser."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ async def page(page_at: PageAt) -> Page:
 
 @pytest.fixture(scope="session")
 async def shim(browser: Browser, start_host: StartHost) -> Host:
-    return await start_host(CORS_ALLOWED_ORIGINS=ALLOWED)
+    return await start_host(CORS_ORIGINS=ALLOWED)
 
 
 async def call(page: Page, name: str, url: str, *more: object, key: str = KEY, **where: Any) -> Json:
@@ -175,7 +176,7 @@ async def test_credentials_are_sent_only_where_the_settings_allow_them(
     reason = await why_blocked(page, shim.url, credentials="include")
     assert "'Access-Control-Allow-Credentials' header" in reason
 
-    allowing = await start_host(CORS_ALLOWED_ORIGINS=ALLOWED, CORS_ALLOW_CREDENTIALS="true")
+    allowing = await start_host(CORS_ORIGINS=ALLOWED, CORS_CREDENTIALS="true")
     answer = await call(page, "chat", allowing.url, credentials="include")
     assert answer["text"] == "You said: Hello, browser!"
     assert answer["headers"]["x-request-id"]
@@ -192,7 +193,7 @@ async def test_credentials_are_sent_only_where_the_settings_allow_them(
 async def test_behind_the_platforms_own_cors_it_works_as_well(
     page: Page, page_at: PageAt, port_of_pages: int, standin: Standin
 ) -> None:
-    settings = environment(standin, CORS_ALLOWED_ORIGINS=f"http://localhost:{port_of_pages}")
+    settings = environment(standin, CORS_ALLOWED_ORIGINS=json.dumps([f"http://localhost:{port_of_pages}"]))
     host = await Host.start(ROOT, settings, platform_cors=PlatformCors.of(settings))
     try:
         answer = await call(page, "chat", host.url)
@@ -236,7 +237,7 @@ async def test_the_playground_shows_why_a_preflight_was_refused(form: Page, host
     await form.click("button")
     await form.wait_for_selector("#verdict.bad")
     assert await form.inner_text("#verdict") == "403: this origin may not call"
-    assert "Add it to the shim's setting CORS_ALLOWED_ORIGINS" in await form.inner_text("#reason")
+    assert "Add it to the shim's setting CORS_ORIGINS" in await form.inner_text("#reason")
     await form.wait_for_selector("#status.bad")
     assert "kept the answer from this page" in await form.inner_text("#answer")
 

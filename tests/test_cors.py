@@ -108,7 +108,7 @@ def test_a_preflight_of_another_origin_is_refused_and_told_which_setting_to_chan
     assert headers["content-length"] == str(len(body.encode()))
     error = json.loads(body)["error"]
     assert error["code"] == "cors_origin_not_allowed"
-    assert "CORS_ALLOWED_ORIGINS" in error["message"]
+    assert "CORS_ORIGINS" in error["message"]
     assert EVIL in error["message"]
 
 

@@ -31,11 +31,11 @@ type Hosts = dict[str, Host]
 @pytest.fixture(scope="session")
 async def hosts(host: Host, start_host: StartHost, standin: Standin) -> AsyncIterator[Hosts]:
     """The same app, with settings that bring about what it would not do otherwise."""
-    same = f"{APP},https://*.example.org"
-    settings = environment(standin, CORS_ALLOWED_ORIGINS=same, CORS_ALLOW_CREDENTIALS="true")
+    listed = json.dumps([APP, "https://*.example.org"])
+    settings = environment(standin, CORS_ALLOWED_ORIGINS=listed, CORS_SUPPORT_CREDENTIALS="True")
     impatient, misconfigured, on_flex = await asyncio.gather(
-        start_host(CORS_ALLOWED_ORIGINS=APP, MAX_BODY_BYTES="1000", UPSTREAM_FIRST_BYTE_TIMEOUT="0.2"),
-        start_host(CORS_ALLOWED_ORIGINS=APP, APIM_API="none such"),
+        start_host(CORS_ORIGINS=APP, MAX_BODY_BYTES="1000", UPSTREAM_FIRST_BYTE_TIMEOUT="0.2"),
+        start_host(CORS_ORIGINS=APP, APIM_API="none such"),
         Host.start(ROOT, settings, platform_cors=PlatformCors.of(settings)),
     )
     yield {"host": host, "impatient": impatient, "misconfigured": misconfigured, "on_flex": on_flex}
@@ -188,7 +188,7 @@ async def test_a_preflight_of_another_origin_is_refused_and_told_which_setting_t
         error = (await answer.json())["error"]
     assert answer.status == 403
     assert error["code"] == "cors_origin_not_allowed"
-    assert "CORS_ALLOWED_ORIGINS" in error["message"]
+    assert "CORS_ORIGINS" in error["message"]
     assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
 
 

@@ -72,7 +72,7 @@ async def test_a_shim_that_works_gets_a_line_for_everything_and_no_failure(
     standin: Standin, host: Host
 ) -> None:
     findings = await examined(
-        local(standin, CORS_ALLOWED_ORIGINS=ORIGIN),
+        local(standin, CORS_ORIGINS=ORIGIN),
         shim_url=host.url,
         origin=ORIGIN,
         model="gpt-4o",
@@ -373,11 +373,11 @@ async def test_what_the_api_speaks_is_found_out_without_a_key(
 async def test_an_origin_that_is_not_allowed_is_named(standin: Standin, host: Host) -> None:
     for said in ({}, {"shim_url": host.url}):
         findings = await examined(
-            local(standin, CORS_ALLOWED_ORIGINS=ORIGIN), origin="https://evil.example.org", **said
+            local(standin, CORS_ORIGINS=ORIGIN), origin="https://evil.example.org", **said
         )
         (cors,) = of(findings, "cors")
         assert cors.outcome == "failed"
-        assert "add https://evil.example.org to CORS_ALLOWED_ORIGINS" in cors.next_step
+        assert "add https://evil.example.org to CORS_ORIGINS" in cors.next_step
 
 
 async def test_a_preflight_that_two_tiers_answer_is_noticed(

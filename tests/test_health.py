@@ -87,11 +87,11 @@ async def test_an_upstream_that_is_down_makes_the_shim_not_ready(
 async def test_faulty_settings_are_named_to_anonymous_callers_and_never_quoted(
     http: aiohttp.ClientSession, start_host: StartHost
 ) -> None:
-    faulty = {"CORS_ALLOWED_ORIGINS": "https://secret.contoso.com/path", "KEY_CACHE_TTL": "soon"}
+    faulty = {"CORS_ORIGINS": "https://secret.contoso.com/path", "KEY_CACHE_TTL": "soon"}
     status, content = await fetch(http, f"{(await start_host(**faulty)).url}/readyz")
     reason = content["checks"][0]["reason"]
     assert (status, len(content["checks"])) == (503, 1)
-    assert "missing or wrong: CORS_ALLOWED_ORIGINS, KEY_CACHE_TTL;" in reason
+    assert "missing or wrong: CORS_ORIGINS, KEY_CACHE_TTL;" in reason
     assert "contoso" not in reason
     _, detailed = await fetch(http, f"{(await start_host(**faulty, READYZ_DETAILS='true')).url}/readyz")
     assert "secret.contoso.com/path' is not an origin" in detailed["checks"][0]["reason"]

@@ -390,7 +390,7 @@ def test_the_shim_starts_with_the_settings_that_it_is_given(plan: str) -> None:
     assert settings.in_azure
     assert settings.apim_base_url == BASE_URL
     assert settings.azure_client_id == "identity.outputs.clientId"
-    assert [origin.text for origin in settings.cors_allowed_origins] == ["https://a.example.com"]
+    assert [origin.text for origin in settings.cors_origins] == ["https://a.example.com"]
 
 
 @pytest.mark.parametrize("name", ["APIM_BASE_URL", "KEY_VAULT_URL"])

@@ -1,5 +1,7 @@
 """devhost's imitation of the CORS middleware that the Functions host has on Flex Consumption."""
 
+import json
+
 import pytest
 from multidict import CIMultiDict
 
@@ -10,22 +12,22 @@ ASKED = {"Origin": APP, "Access-Control-Request-Method": "POST", "Access-Control
 ALLOWED = {"Access-Control-Allow-Headers": "a,b", "Access-Control-Allow-Methods": "POST"}
 
 PREFLIGHTS = {
-    "no origins: an empty policy": ("", {}),
-    "one origin": (APP, {"Access-Control-Allow-Origin": APP, **ALLOWED}),
+    "no origins: an empty policy": ([], {}),
+    "one origin": ([APP], {"Access-Control-Allow-Origin": APP, **ALLOWED}),
     "two origins": (
-        f"{APP}, https://other.example",
+        [APP, "https://other.example"],
         {"Access-Control-Allow-Origin": APP, "Vary": "Origin", **ALLOWED},
     ),
-    "another origin": ("https://other.example", {}),
-    "the star": ("*", {"Access-Control-Allow-Origin": "*", **ALLOWED}),
-    "a star that is not alone is none": ("*,https://other.example", {}),
-    "patterns are none": ("https://*.contoso.dev", {}),
+    "another origin": (["https://other.example"], {}),
+    "the star": (["*"], {"Access-Control-Allow-Origin": "*", **ALLOWED}),
+    "a star that is not alone is none": (["*", "https://other.example"], {}),
+    "patterns are none": (["https://*.contoso.dev"], {}),
 }
 
 
 @pytest.mark.parametrize(("origins", "headers"), PREFLIGHTS.values(), ids=PREFLIGHTS)
-def test_every_preflight_is_answered(origins: str, headers: dict[str, str]) -> None:
-    answer = PlatformCors.of({"CORS_ALLOWED_ORIGINS": origins}).preflight("OPTIONS", ASKED)
+def test_every_preflight_is_answered(origins: list[str], headers: dict[str, str]) -> None:
+    answer = PlatformCors.of({"CORS_ALLOWED_ORIGINS": json.dumps(origins)}).preflight("OPTIONS", ASKED)
     assert answer == CIMultiDict(headers)
 
 

@@ -37,7 +37,7 @@ def test_two_settings_are_enough() -> None:
     assert (least.key_cache_ttl, least.key_cache_stale) == (300, 3600)
     assert (least.upstream_connect_timeout, least.upstream_first_byte_timeout) == (5, 220)
     assert (least.sse_heartbeat, least.max_body_bytes) == (15, 104_857_600)
-    assert least.cors_allowed_origins == ()
+    assert least.cors_origins == ()
 
 
 def test_an_empty_setting_is_one_that_is_not_set() -> None:
@@ -63,14 +63,14 @@ def test_every_problem_is_reported_at_once() -> None:
             "APIM_KEY_HEADER": "not a header",
             "MODEL_DEPLOYMENTS": "gpt-4o",
             "KEY_CACHE_TTL": "soon",
-            "CORS_ALLOWED_ORIGINS": "https://a.example/path",
-            "CORS_ALLOW_CREDENTIALS": "perhaps",
+            "CORS_ORIGINS": "https://a.example/path",
+            "CORS_CREDENTIALS": "perhaps",
         }
     )
     named = {re.split("[ :]", problem)[0] for problem in found}
     assert named == {
         "APIM_BASE_URL", "APIM_API", "APIM_KEY_HEADER", "MODEL_DEPLOYMENTS", "KEY_CACHE_TTL",
-        "CORS_ALLOWED_ORIGINS", "CORS_ALLOW_CREDENTIALS", "KEY_VAULT_URL",
+        "CORS_ORIGINS", "CORS_CREDENTIALS", "KEY_VAULT_URL",
     }  # fmt: skip
 
 
@@ -91,7 +91,7 @@ FAULTS = {
         "letters, digits and dashes",
     ),
     "credentials for everybody": (
-        {"CORS_ALLOWED_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "true"},
+        {"CORS_ORIGINS": "*", "CORS_CREDENTIALS": "true"},
         "name the origins",
     ),
     "one header for key and token": ({"USER_TOKEN_HEADER": "API-Key"}, "must differ"),
@@ -124,9 +124,77 @@ def test_no_key_shows_in_a_repr() -> None:
     assert KEY not in repr(Settings.from_environment(local))
 
 
+class Asked(dict[str, str]):
+    """An environment that remembers which names it was asked for."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        super().__init__(values)
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+        self.names.add(name)
+        return super().get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        self.names.add(str(name))
+        return super().__contains__(name)
+
+
 def test_the_sample_settings_are_valid_and_complete() -> None:
     values = json.loads((ROOT / "local.settings.sample.json").read_text())["Values"]
-    Settings.from_environment(values)
-    source = (ROOT / "shim" / "settings.py").read_text()
-    read = set(re.findall(r'read\.\w+\(\s*"([A-Z0-9_]+)"', source))
+    asked = Asked(values)
+    Settings.from_environment(asked)
+    platforms = {"CORS_ALLOWED_ORIGINS", "CORS_SUPPORT_CREDENTIALS"}
+    read = {name for name in asked.names if not name.startswith("WEBSITE_")} - platforms
     assert read == set(values) - {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsDisableHomepage"}
+
+
+PLATFORM = {**LEAST, "CORS_ALLOWED_ORIGINS": '["https://app.example", "https://b.example"]'}
+
+
+def origins(settings: Settings) -> list[str]:
+    return [origin.text for origin in settings.cors_origins]
+
+
+def test_the_platforms_cors_page_counts_where_cors_origins_is_not_set() -> None:
+    settings = Settings.from_environment({**PLATFORM, "CORS_SUPPORT_CREDENTIALS": "True"})
+    assert origins(settings) == ["https://app.example", "https://b.example"]
+    assert settings.cors_credentials
+    assert settings.warnings == ()
+
+
+def test_cors_origins_goes_before_the_platforms_page_and_a_difference_is_told() -> None:
+    same = Settings.from_environment({**PLATFORM, "CORS_ORIGINS": "https://b.example,https://app.example"})
+    assert same.warnings == ()
+    other = Settings.from_environment(
+        {**PLATFORM, "CORS_ORIGINS": "https://c.example", "CORS_SUPPORT_CREDENTIALS": "True"}
+    )
+    assert origins(other) == ["https://c.example"]
+    assert not other.cors_credentials
+    assert other.warnings[0].startswith("CORS_ORIGINS differs from the platform's own list")
+
+
+def test_an_empty_platform_list_is_a_list_too() -> None:
+    """The host writes `[]` where the site has none, and then refuses every preflight itself."""
+    none = Settings.from_environment({**LEAST, "CORS_ALLOWED_ORIGINS": "[]"})
+    assert (origins(none), none.warnings) == ([], ())
+    own = Settings.from_environment(
+        {**LEAST, "CORS_ALLOWED_ORIGINS": "[]", "CORS_ORIGINS": "https://a.example"}
+    )
+    assert origins(own) == ["https://a.example"]
+    assert own.warnings
+
+
+def test_what_is_no_origin_on_the_platforms_page_is_a_warning_and_covers_none() -> None:
+    settings = Settings.from_environment(
+        {**LEAST, "CORS_ALLOWED_ORIGINS": '["https://a.example/", "https://b.example"]'}
+    )
+    assert origins(settings) == ["https://b.example"]
+    assert settings.warnings[0].startswith("CORS_ALLOWED_ORIGINS: 'https://a.example/' is not an origin")
+
+
+@pytest.mark.parametrize("text", ["https://app.example", '{"a": 1}', "[1]"])
+def test_a_platform_list_that_is_no_json_array_is_a_fault_since_the_host_fails_on_it(text: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environment({**LEAST, "CORS_ALLOWED_ORIGINS": text})
+    assert "name the origins in CORS_ORIGINS" in raised.value.problems[0]

@@ -24,7 +24,8 @@ async def shim(patient: Patient, client: Client) -> AsyncIterator[Finding]:
         return
     try:
         answer = await client.ask("GET", f"{patient.shim_url}/readyz")
-        checks = json.loads(answer.text)["checks"]
+        report = json.loads(answer.text)
+        checks, warnings = report["checks"], report.get("warnings", ())
     except (NoAnswerError, KeyError, TypeError, ValueError) as error:
         says = str(error) if isinstance(error, NoAnswerError) else "/readyz is not the shim's"
         yield failed("shim", says, "check --shim-url; is the app deployed and started? See its log stream")
@@ -38,14 +39,16 @@ async def shim(patient: Patient, client: Client) -> AsyncIterator[Finding]:
                 f"{check['name']}: {check['reason']}",
                 "READYZ_DETAILS=true shows it in full",
             )
+    for text in warnings:
+        yield warning("shim", text, "READYZ_DETAILS=true shows it in full")
 
 
 async def cors(patient: Patient, client: Client) -> AsyncIterator[Finding]:
     if patient.origin is None:
-        if patient.settings.cors_allowed_origins:
+        if patient.settings.cors_origins:
             yield warning("cors", "not tried", "name an origin: --origin https://app.example.com")
         else:
-            yield ok("cors", "no web page may call, since CORS_ALLOWED_ORIGINS is empty")
+            yield ok("cors", "no web page may call, since CORS_ORIGINS is empty")
         return
     asked = {"origin": patient.origin, **_PREFLIGHT}
     if patient.shim_url is None:
@@ -66,7 +69,7 @@ def _own_answer(patient: Patient, asked: Mapping[str, str]) -> tuple[int, Mappin
 
 def _judged(origin: str, by: str, status: int, headers: Mapping[str, str]) -> Finding:
     allowed = headers.get("Access-Control-Allow-Origin", "")
-    next_step = f"add {origin} to CORS_ALLOWED_ORIGINS (by azd: on Flex it tells the platform, too)"
+    next_step = f"add {origin} to CORS_ORIGINS (by azd: on Flex it tells the platform, too)"
     if "," in allowed:
         return failed(
             "cors",

@@ -13,6 +13,8 @@ _TOO_LONG = ("/deployments", "/chat/completions", "/responses")
 async def examine(patient: Patient, _: Client) -> AsyncIterator[Finding]:
     for problem in patient.problems:
         yield failed("settings", problem, _WHERE)
+    for text in patient.settings.warnings:
+        yield warning("settings", text, _WHERE)
     base_url = patient.settings.apim_base_url
     if base_url.endswith(_TOO_LONG):
         yield warning(
