@@ -17,8 +17,10 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from devhost.logs import Logs
+from devhost.platform import FLEX, Platform
 from devhost.platform_cors import PlatformCors
-from devhost.process import Function, Worker
+from devhost.process import Function, Loop, Worker
 from devhost.routing import BadTarget, choose, decode_path, encode_path, routes_of
 
 log = logging.getLogger("devhost")
@@ -47,11 +49,9 @@ _INVOCATION_GRACE_SECONDS = 30
 class Host:
     """A running host; `url` is where callers find it."""
 
-    def __init__(
-        self, worker: Worker, folder: Path, environ: Mapping[str, str], platform_cors: PlatformCors | None
-    ) -> None:
+    def __init__(self, worker: Worker, folder: Path, environ: Mapping[str, str], platform: Platform) -> None:
         self.worker = worker
-        self._platform_cors = platform_cors
+        self._platform_cors = PlatformCors.of(environ) if platform.cors_middleware else None
         self._routes = routes_of(worker.functions, folder)
         self._body_limit = int(environ.get("FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", _DEFAULT_BODY_LIMIT))
         self._homepage = environ.get("AzureWebJobsDisableHomepage", "").lower() != "true"
@@ -62,17 +62,19 @@ class Host:
     async def start(
         cls,
         folder: Path,
-        environ: Mapping[str, str],
+        settings: Mapping[str, str],
         *,
+        platform: Platform = FLEX,
+        loop: Loop = "uvloop",
         port: int = 0,
-        platform_cors: PlatformCors | None = None,
         python: Path = Path(sys.executable),
     ) -> Self:
         """Starts the worker and listens on 127.0.0.1. Raises WorkerFailed, or OSError if the port is taken.
 
-        With `platform_cors` it has the CORS middleware that the host has on Flex Consumption.
+        `settings` are the app's, from which the platform makes the environment; `loop` is the worker's event loop.
         """
-        host = cls(await Worker.start(folder, environ, python=python), folder, environ, platform_cors)
+        worker = await Worker.start(folder, settings, platform=platform, loop=loop, python=python)
+        host = cls(worker, folder, platform.environment(settings, folder), platform)
         try:
             await host._listen(port)
         except BaseException:
@@ -96,6 +98,11 @@ class Host:
         site = web.TCPSite(self._runner, "127.0.0.1", port)
         await site.start()
         self.url = "http://{}:{}".format(*self._runner.addresses[0][:2])
+
+    @property
+    def logs(self) -> Logs:
+        """What became of the worker's logs."""
+        return self.worker.logs
 
     async def stop(self) -> None:
         await self._runner.cleanup()

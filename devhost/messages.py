@@ -45,6 +45,7 @@ class ParameterBinding(Message):
 
 PROTOS = SimpleNamespace(
     BindingInfo=BindingInfo,
+    FunctionEnvironmentReloadResponse=Message,
     FunctionLoadResponse=Message,
     FunctionMetadataResponse=Message,
     InvocationResponse=Message,
