@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 # What the operating system's side of a container brings, with or without an app.
-_INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "PYTHONDONTWRITEBYTECODE")
+_INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TZ")
 # IsLinuxConsumptionOnLegion of EnvironmentExtensions.cs, which is how the host knows Flex Consumption.
 _LEGION = {"CONTAINER_NAME": "devhost", "LEGION_SERVICE_HOST": "localhost"}
 _RUNTIME = {"FUNCTIONS_EXTENSION_VERSION": "~4", "FUNCTIONS_WORKER_RUNTIME": "python"}
