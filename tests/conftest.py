@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 
 from devhost.host import Host
-from devhost.platform import FLEX, Platform
+from devhost.platform import CORE_TOOLS, FLEX, Platform
 from devhost.process import Loop
 from devhost.standin import Standin
 from tests.vault_double import Clock, Credential, VaultDouble, running_vault
@@ -20,7 +20,10 @@ ROOT = Path(__file__).parent.parent
 API_VERSION = "2024-10-21"
 # A subscription key as APIM makes them; the stand-in knows it as well.
 KEY = "0123456789abcdef0123456789abcdef"
+
 OTHER_KEY = "fedcba9876543210fedcba9876543210"
+# The web page that may call.
+APP_ORIGIN = "https://app.example.com"
 
 type StartHost = Callable[..., Awaitable[Host]]
 type NewLoop = Callable[[], asyncio.AbstractEventLoop]
@@ -96,7 +99,13 @@ async def start_host(standin: Standin, loop: Loop) -> AsyncIterator[StartHost]:
 
 @pytest.fixture(scope="session")
 async def host(start_host: StartHost) -> Host:
-    return await start_host(CORS_ORIGINS="https://app.example.com")
+    return await start_host(CORS_ORIGINS=APP_ORIGIN)
+
+
+@pytest.fixture(scope="session")
+async def core_tools(start_host: StartHost) -> Host:
+    """As `func start` runs the app: preflights reach it, which on Flex Consumption the platform answers itself."""
+    return await start_host(platform=CORE_TOOLS, CORS_ORIGINS=APP_ORIGIN)
 
 
 @pytest.fixture(scope="session")

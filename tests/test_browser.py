@@ -229,8 +229,8 @@ async def test_the_playground_shows_a_streamed_answer_the_headers_and_the_verdic
     assert {"x-request-id", "apim-request-id"} <= {line.split("\t")[0] for line in readable.splitlines()}
 
 
-async def test_the_playground_shows_why_a_preflight_was_refused(form: Page, host: Host) -> None:
-    await form.fill("#base-url", f"{host.url}/openai/v1")
+async def test_the_playground_shows_why_a_preflight_was_refused(form: Page, core_tools: Host) -> None:
+    await form.fill("#base-url", f"{core_tools.url}/openai/v1")
     await form.click("button")
     await form.wait_for_selector("#verdict.bad")
     assert await form.inner_text("#verdict") == "403: this origin may not call"
