@@ -6,13 +6,14 @@ import azure.functions as func
 from starlette.requests import Request
 from starlette.responses import Response
 
-# Imported for its effect too: it is the worker's HTTP extension.
-from shim import functions_http
 from shim.service import Service
+
+# Imported for its effect too: it registers the worker's HTTP extension.
+from shim.worker.extension import quieten_runtime
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
-functions_http.quieten_runtime()
+quieten_runtime()
 # Anonymous to the platform: the shim itself checks subscription keys.
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 service = Service(os.environ)

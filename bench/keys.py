@@ -21,7 +21,8 @@ from typing import Any
 import psutil
 
 from shim.auth import authenticate
-from shim.errors import AuthenticationFailed, Headers, KeyStoreUnavailable
+from shim.errors import AuthenticationFailed, KeyStoreUnavailable
+from shim.headers import Headers
 from shim.keys import cache, open_key_store
 from shim.keys.store import KeyStore
 from shim.keys.subscription import digest_of

@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from starlette.types import Message
 
-from shim.body import open_body
-from shim.caller import Caller
-from shim.errors import Headers
-from shim.routes import UseOfModel
+from shim.call.body import open_body
+from shim.call.caller import Caller
+from shim.call.routes import ModelUse
+from shim.headers import Headers
 
 MIB = 1024 * 1024
 SIZE = 20 * MIB
@@ -84,18 +84,16 @@ async def tick(gaps: list[float]) -> None:
         before = now
 
 
-async def once(
-    content: bytes, headers: Headers, use: UseOfModel, new_model: str | None
-) -> tuple[float, float]:
+async def once(content: bytes, headers: Headers, use: ModelUse, new_model: str | None) -> tuple[float, float]:
     """Milliseconds from the first byte received to the last sent on, and of the longest turn of the loop."""
     gaps: list[float] = []
     ticker = asyncio.create_task(tick(gaps))
     await asyncio.sleep(0)
     started = time.perf_counter()
-    body = await open_body(headers, Caller(receiver(content)), use_of_model=use, max_bytes=100 * MIB)
+    body = await open_body(headers, Caller(receiver(content)), model=use, max_bytes=100 * MIB)
     assert body is not None
     if new_model is not None:
-        await body.put_model(new_model)
+        await body.replace_model(new_model)
     async for _ in body:
         await asyncio.sleep(0)
     took = time.perf_counter() - started

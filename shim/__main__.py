@@ -2,8 +2,8 @@
 
 import typer
 
-from shim.cli import keys
-from shim.cli.doctor import doctor
+from shim.cli.doctor.command import doctor
+from shim.cli.keys import command as keys
 
 app = typer.Typer(
     name="shim",

@@ -2,95 +2,92 @@
 
 import logging
 import secrets
+from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shim import errors, headers, routes
-from shim.answer import explain
+from shim import headers
+from shim.answer.explain import explain
+from shim.answer.refusal import refuse, respond
+from shim.answer.streaming import StreamedResponse
 from shim.auth import authenticate
-from shim.body import find_route
-from shim.caller import Caller
+from shim.call.body import open_body
+from shim.call.caller import Caller
+from shim.call.parse import parse
+from shim.call.rewrite import rewrite
+from shim.call.routes import choose, model_use
 from shim.cors import Cors
-from shim.diagnosis import place_of
-from shim.errors import InternalError, ShimError
+from shim.errors import InternalError, ShimError, describe_defect
 from shim.keys.store import KeyStore
-from shim.rewrite import rewrite
 from shim.settings import Settings
-from shim.streaming import StreamedResponse
-from shim.upstream import Upstream
+from shim.upstream.client import Upstream
 
 log = logging.getLogger("shim")
 
+type Handler = Callable[[Request, bytes], Awaitable[Response]]
+
+
+async def answer(request: Request, cors: Cors, handle: Handler) -> Response:
+    """The response to any request, with CORS headers; a refusal is a response too, in OpenAI's shape.
+
+    `handle` is given the request and its id, for the log.
+    """
+    request_id = _request_id(request)
+    try:
+        if preflight := cors.preflight(request.method, request.headers):
+            return respond(204, preflight)
+        response = await handle(request, request_id)
+    except ShimError as error:
+        level = logging.WARNING if error.status >= 500 else logging.INFO
+        log.log(level, "refused: %d %s request_id=%s", error.status, error.code, request_id.decode())
+        response = refuse(error, also=[(b"x-request-id", request_id)])
+    except Exception as defect:
+        log.error("defect: %s request_id=%s", describe_defect(defect), request_id.decode())
+        failure = InternalError(
+            "The shim failed on this call. Its operator finds why in the log, by the request id."
+        )
+        response = refuse(failure, also=[(b"x-request-id", request_id)])
+    response.raw_headers = cors.decorate(response.raw_headers, request.headers.get("origin"))
+    return response
+
 
 class Shim:
-    """What is shared between requests: settings, key store and upstream client."""
+    """What is shared between calls: settings, key store and upstream client."""
 
     def __init__(self, settings: Settings, keys: KeyStore, upstream: Upstream) -> None:
         self._settings = settings
         self._keys = keys
         self._upstream = upstream
-        self._cors = Cors.of(settings)
 
-    async def handle(self, request: Request) -> Response:
-        """Answers every call; a refusal is an answer too, in OpenAI's shape and with CORS headers."""
-        if preflight := self._cors.preflight(request.method, request.headers):
-            return respond(*preflight)
-        request_id = _request_id(request)
-        try:
-            response = await self._forward(request, request_id)
-        except ShimError as error:
-            response = refuse(error, request_id)
-        except Exception as error:
-            # By type alone: a message or a traceback could hold what the caller sent.
-            log.error("defect: %s request_id=%s", place_of(error), request_id.decode())
-            response = refuse(
-                InternalError("The shim failed on this call. It is logged by its request id."), request_id
-            )
-        response.raw_headers = self._cors.decorate(response.raw_headers, request.headers.get("origin"))
-        return response
-
-    async def _forward(self, request: Request, request_id: bytes) -> Response:
-        received = request.headers.raw
-        call = routes.parse(
-            request.method, request.scope["raw_path"], request.scope["query_string"], received
-        )
-        principal = await authenticate(received, self._keys, self._settings.user_token_header)
+    async def forward(self, request: Request, request_id: bytes) -> Response:
+        """Sends the call on to the APIM API. Raises ShimError for what it refuses."""
+        settings, received = self._settings, request.headers.raw
+        call = parse(request.method, request.scope["raw_path"], request.scope["query_string"], received)
+        principal = await authenticate(received, self._keys, settings.user_token_header)
         caller = Caller(request.receive)
-        route, body = await find_route(call, received, caller, self._settings)
-        upstream_request = rewrite(call, route, received, principal, body, request_id, self._settings)
-        answer = await self._upstream.send(upstream_request, caller)
-        await explain(answer, self._upstream, call, route, caller, self._settings)
+        body = await open_body(
+            received, caller, model=model_use(call, settings), max_bytes=settings.max_body_bytes
+        )
+        try:
+            route = choose(call, body.model, settings)
+            await body.replace_model(route.new_model)
+            upstream_request = rewrite(call, route, received, principal, body, request_id, settings)
+            response = await self._upstream.send(upstream_request, caller)
+        except BaseException:
+            body.close()
+            raise
+        await explain(response, self._upstream, call, route, caller, settings)
         log.info(
             "%s %s -> %d subscription=%s scheme=%s dialect=%s request_id=%s",
-            call.method, call.path, answer.status,
+            call.method, call.path, response.status,
             principal.subscription.label, principal.scheme, call.dialect, request_id.decode(),
         )  # fmt: skip
-        kept = headers.for_caller(answer.headers, status=answer.status, request_id=request_id)
-        return StreamedResponse(answer, kept, caller, heartbeat=self._settings.sse_heartbeat)
+        kept = headers.for_caller(response.headers, status=response.status, request_id=request_id)
+        return StreamedResponse(response, kept, caller, heartbeat=settings.sse_heartbeat)
 
 
 def _request_id(request: Request) -> bytes:
+    """The caller's own, if it may go into a log line, else a new one."""
     given = headers.named(request.headers.raw, b"x-request-id")
-    return headers.valid_request_id(given[0] if given else None) or new_request_id()
-
-
-def new_request_id() -> bytes:
-    return secrets.token_hex(16).encode()
-
-
-def refuse(error: ShimError, request_id: bytes) -> Response:
-    """The error's answer, logged by its request id."""
-    log.log(
-        logging.WARNING if error.status >= 500 else logging.INFO,
-        "refused: %d %s request_id=%s", error.status, error.code, request_id.decode(),
-    )  # fmt: skip
-    status, fields, content = errors.render(error)
-    return respond(status, [*fields, (b"x-request-id", request_id)], content)
-
-
-def respond(status: int, fields: errors.Headers, content: bytes) -> Response:
-    """An answer with exactly these headers."""
-    response = Response(content, status)
-    response.raw_headers = fields
-    return response
+    return headers.valid_request_id(given[0] if given else None) or secrets.token_hex(16).encode()

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from shim.errors import Headers, InvalidRequest, MalformedKey, MissingKey, UnknownKey
-from shim.headers import named
+from shim.errors import InvalidRequest, MalformedKey, MissingKey, UnknownKey
+from shim.headers import Headers, named
 from shim.keys.store import KeyStore
 from shim.keys.subscription import Subscription, digest_of
 

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-from shim import errors
-from shim.errors import Headers
-from shim.origins import OriginPattern
+from shim.errors import OriginNotAllowed
+from shim.headers import Headers
 from shim.settings import Settings
+from shim.settings.origins import OriginPattern
 
 _METHODS = b"GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS"
 # RFC 9110, section 5.6.2.
@@ -63,14 +63,17 @@ class Cors:
     def allows(self, origin: str) -> bool:
         return any(pattern.covers(origin) for pattern in self._allowed)
 
-    def preflight(self, method: str, headers: Mapping[str, str]) -> tuple[int, Headers, bytes] | None:
-        """The answer to a preflight (https://fetch.spec.whatwg.org/#cors-preflight-request); None if it is none."""
+    def preflight(self, method: str, headers: Mapping[str, str]) -> Headers | None:
+        """The headers of the 204 to a preflight (https://fetch.spec.whatwg.org/#cors-preflight-request).
+
+        None if the request is no preflight. Raises OriginNotAllowed.
+        """
         if method != "OPTIONS" or "origin" not in headers or "access-control-request-method" not in headers:
             return None
         origin = headers["origin"]
         if not self.allows(origin):
-            return _refusal(origin)
-        answer = [
+            raise _not_allowed(origin)
+        allowed = [
             *self._allow(origin),
             (b"access-control-allow-methods", _METHODS),
             (b"access-control-max-age", self._max_age),
@@ -78,11 +81,11 @@ class Cors:
         ]
         if names := _valid_names(headers.get("access-control-request-headers", "")):
             # By name: no wildcard covers Authorization (https://fetch.spec.whatwg.org/#cors-non-wildcard-request-header-name).
-            answer.append((b"access-control-allow-headers", names))
+            allowed.append((b"access-control-allow-headers", names))
         # https://wicg.github.io/private-network-access/#cors-preflight
         if headers.get("access-control-request-private-network") == "true":
-            answer.append((b"access-control-allow-private-network", b"true"))
-        return 204, answer, b""
+            allowed.append((b"access-control-allow-private-network", b"true"))
+        return allowed
 
     def decorate(self, headers: Headers, origin: str | None) -> Headers:
         """The response headers with upstream's CORS headers removed and, for an allowed origin, ours added."""
@@ -105,22 +108,13 @@ class Cors:
         return allow
 
 
-def _refusal(origin: str) -> tuple[int, Headers, bytes]:
-    """Browsers show none of it to the page; it is for whoever looks at the failed preflight."""
+def _not_allowed(origin: str) -> OriginNotAllowed:
     shown = origin if len(origin) <= _LONGEST_SHOWN and origin.isprintable() else "This origin"
-    content = errors.body(
+    return OriginNotAllowed(
         f"{shown} is not among the origins that may call from a browser."
         " Add it to the shim's setting CORS_ORIGINS.",
-        "invalid_request_error",
-        "cors_origin_not_allowed",
+        headers=[_PREFLIGHT_VARY],
     )
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(content)),
-        (errors.SOURCE_HEADER, b"shim"),
-        _PREFLIGHT_VARY,
-    ]
-    return 403, headers, content
 
 
 def _exposing(headers: Headers) -> Headers:

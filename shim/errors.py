@@ -1,4 +1,4 @@
-"""Every way the shim refuses a call, and the only place that knows OpenAI's error JSON.
+"""The shim's own refusals, and the only place that knows OpenAI's error JSON.
 
 ShimError
  ├── InvalidRequest            400
@@ -9,6 +9,7 @@ ShimError
  │    ├── MissingKey           401
  │    ├── MalformedKey         401
  │    └── UnknownKey           401
+ ├── OriginNotAllowed          403  a preflight from an origin that CORS_ORIGINS does not cover
  ├── NotFound                  404  no such route here
  ├── CallerGone                499  nobody is left to read this one
  ├── InternalError             500  a defect of ours
@@ -25,7 +26,7 @@ import json
 from collections.abc import Iterable
 from typing import ClassVar
 
-type Headers = list[tuple[bytes, bytes]]
+from shim.headers import Headers
 
 SOURCE_HEADER = b"x-shim-error-source"
 
@@ -89,6 +90,14 @@ class MalformedKey(AuthenticationFailed):
 class UnknownKey(AuthenticationFailed):
     # OpenAI's own code for a wrong key: clients that look for it find it.
     code = "invalid_api_key"
+
+
+class OriginNotAllowed(ShimError):
+    """A refused preflight. Browsers show none of it to the page; it is for whoever looks at the failed request."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "cors_origin_not_allowed"
 
 
 class NotFound(ShimError):
@@ -176,3 +185,17 @@ def render(error: ShimError) -> tuple[int, Headers, bytes]:
         *error.headers,
     ]
     return error.status, headers, content
+
+
+def describe_defect(error: BaseException) -> str:
+    """The type of an exception whose message must not be logged, and where it was raised.
+
+    Its message might quote a URL, and with it a digest, or anything that the caller sent.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return describe_defect(error.exceptions[0])
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" in {trace.tb_frame.f_code.co_qualname}, line {trace.tb_lineno}"
+    return type(error).__name__ + where

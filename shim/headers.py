@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from shim.errors import Headers
+type Headers = list[tuple[bytes, bytes]]
 
 # Connections have these, not messages (RFC 9110, section 7.6.1; the first two are older custom).
 HOP_BY_HOP = frozenset(

@@ -7,16 +7,16 @@ from collections.abc import Coroutine, Iterable, Mapping
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shim import health
-from shim.app import Shim, new_request_id, refuse, respond
+from shim.app import Shim, answer
 from shim.cors import Cors
 from shim.errors import Misconfigured
-from shim.health import Check, Readiness
 from shim.keys import open_key_store
-from shim.keys.importing import import_keys
+from shim.keys.admin.importing import import_keys
+from shim.monitoring import health
+from shim.monitoring.health import Check, Readiness
 from shim.settings import Settings, SettingsError
-from shim.transport import Transport
-from shim.upstream import Upstream
+from shim.upstream.client import Upstream
+from shim.upstream.transport import Transport
 
 log = logging.getLogger("shim")
 
@@ -81,27 +81,13 @@ class Service:
             await import_keys(self._settings)
 
     async def proxy(self, request: Request) -> Response:
-        if self._shim is None:
-            return self._misconfigured(request)
-        return await self._shim.handle(request)
-
-    def _misconfigured(self, request: Request) -> Response:
-        if preflight := self._cors.preflight(request.method, request.headers):
-            return respond(*preflight)
-        error = Misconfigured(
-            "The shim's settings are incomplete or wrong. Its operator finds them at /readyz and in the log."
-        )
-        return self._decorated(request, refuse(error, new_request_id()))
+        return await answer(request, self._cors, self._shim.forward if self._shim else _misconfigured)
 
     async def healthz(self, request: Request) -> Response:
-        return self._decorated(request, health.alive())
+        return await answer(request, self._cors, health.alive)
 
     async def readyz(self, request: Request) -> Response:
-        return self._decorated(request, await self._readiness.report())
-
-    def _decorated(self, request: Request, response: Response) -> Response:
-        response.raw_headers = self._cors.decorate(response.raw_headers, request.headers.get("origin"))
-        return response
+        return await answer(request, self._cors, self._readiness.report)
 
     def _settings_check(self) -> Check:
         return Check(
@@ -122,6 +108,12 @@ def _names(problems: Iterable[str]) -> list[str]:
 
 def _without_values(warnings: Iterable[str]) -> list[str]:
     return [f"{name}: {_WHERE_TO_LOOK}" for name in _names(warnings)]
+
+
+async def _misconfigured(_: Request, __: bytes) -> Response:
+    raise Misconfigured(
+        "The shim's settings are incomplete or wrong. Its operator finds them at /readyz and in the log."
+    )
 
 
 def _in_background(work: Coroutine[None, None, None]) -> asyncio.Task[None] | None:

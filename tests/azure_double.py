@@ -15,8 +15,8 @@ from aiohttp import web
 from azure.core.credentials import AccessTokenInfo, TokenRequestOptions
 from azure.core.pipeline.transport import AioHttpTransport
 
-from shim.keys.apim import Apim
-from shim.keys.writing import WritableSecrets
+from shim.keys.azure.api_management import Apim
+from shim.keys.azure.writing import WritableSecrets
 from shim.settings import Settings
 from tests.vault_double import (
     CLIENT,

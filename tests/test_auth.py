@@ -6,15 +6,8 @@ import pytest
 
 from devhost.host import Host
 from shim.auth import MAX_KEY_LENGTH, authenticate
-from shim.errors import (
-    Headers,
-    InvalidRequest,
-    KeyStoreUnavailable,
-    MalformedKey,
-    MissingKey,
-    ShimError,
-    UnknownKey,
-)
+from shim.errors import InvalidRequest, KeyStoreUnavailable, MalformedKey, MissingKey, ShimError, UnknownKey
+from shim.headers import Headers
 from shim.keys.local import LocalKeyStore
 from shim.keys.subscription import Subscription, digest_of
 from tests.conftest import KEY, OTHER_KEY, StartHost

@@ -7,10 +7,11 @@ from typing import cast
 import pytest
 from starlette.types import Message
 
-from shim.body import Body, open_body
-from shim.caller import Caller
-from shim.errors import Headers, InvalidRequest
-from shim.routes import UseOfModel
+from shim.call.body import Body, open_body
+from shim.call.caller import Caller
+from shim.call.routes import ModelUse
+from shim.errors import InvalidRequest
+from shim.headers import Headers
 
 MIB = 1024 * 1024
 FORM: Headers = [(b"content-type", b"multipart/form-data; boundary=b"), (b"transfer-encoding", b"chunked")]
@@ -39,7 +40,7 @@ async def opened(
     chunks: Iterable[bytes], headers: Headers = FORM, use: str = "required", max_bytes: int = 100 * MIB
 ) -> Body:
     caller = Caller(Sender(chunks))
-    body = await open_body(headers, caller, use_of_model=cast("UseOfModel", use), max_bytes=max_bytes)
+    body = await open_body(headers, caller, model=cast("ModelUse", use), max_bytes=max_bytes)
     assert body is not None
     return body
 
@@ -77,7 +78,7 @@ async def test_a_forms_model_is_found_and_replaced_however_it_is_cut(parts: list
     assert body.model == "gpt-4o"
     assert await sent(body) == content
     body = await opened(chunks)
-    await body.put_model("another")
+    await body.replace_model("another")
     wanted = [part("model", b"another") if each == part("model", b"gpt-4o") else each for each in parts]
     assert await sent(body) == b"".join(wanted) + b"--b--\r\nan epilogue"
     assert body.growth == 1
@@ -90,7 +91,7 @@ async def test_a_form_without_a_model_gets_one_before_its_first_part(size: int) 
         [content[start : start + size] for start in range(0, len(content), size)], use="optional"
     )
     assert body.model is None
-    await body.put_model("whisper")
+    await body.replace_model("whisper")
     inserted = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper\r\n'
     assert await sent(body) == b"a preamble\r\n" + inserted + FILE + b"--b--\r\n"
     assert body.growth == len(inserted)
@@ -99,7 +100,7 @@ async def test_a_form_without_a_model_gets_one_before_its_first_part(size: int) 
 async def test_a_form_is_read_no_further_than_its_model() -> None:
     chunks = [part("model", b"whisper") + part("file", b"x" * 1000, "a"), *[b"x" * 1000] * 100]
     sender = Sender(chunks)
-    body = await open_body(FORM, Caller(sender), use_of_model="required", max_bytes=MIB)
+    body = await open_body(FORM, Caller(sender), model="required", max_bytes=MIB)
     assert body is not None
     assert (body.model, sender.asked) == ("whisper", 1)
     assert await sent(body) == b"".join(chunks)
@@ -127,7 +128,7 @@ async def test_a_file_before_the_model_is_spooled_to_disk_beyond_a_mebibyte() ->
 async def test_a_json_objects_model_is_replaced_in_its_place(content: bytes) -> None:
     body = await opened([content], JSON)
     assert body.model == "a"
-    await body.put_model("å/1")
+    await body.replace_model("å/1")
     changed = await sent(body)
     before = json.loads(content.decode("utf-8-sig"))
     assert json.loads(changed.decode("utf-8-sig")) == {**before, "model": "å/1"}
@@ -148,13 +149,13 @@ async def test_a_model_that_cannot_be_placed_is_refused(content: bytes) -> None:
     body = await opened([content], JSON)
     assert body.model == "a"
     with pytest.raises(InvalidRequest):
-        await body.put_model("b")
+        await body.replace_model("b")
     body.close()
 
 
 async def test_what_needs_no_reading_is_taken_as_far_as_it_has_come() -> None:
     sender = Sender([b"{", b"not JSON"])
-    body = await open_body(JSON, Caller(sender), use_of_model="unread", max_bytes=1)
+    body = await open_body(JSON, Caller(sender), model="unread", max_bytes=1)
     assert body is not None
     assert sender.asked == 1
     assert body.content is None
@@ -171,7 +172,7 @@ async def test_a_short_body_that_came_at_once_need_not_be_streamed(use: str) -> 
 @pytest.mark.parametrize("name", ["b", "a longer one", ""])
 async def test_a_short_body_has_its_model_replaced_as_a_streamed_one_has(name: str) -> None:
     body = await opened([b'{"n":1, "model" : "a" }'], JSON)
-    await body.put_model(name)
+    await body.replace_model(name)
     content = body.content
     assert content is not None
     assert content == await sent(body) == b'{"n":1, "model" : "%s" }' % name.encode()

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shim import errors
 from shim.cors import Cors
-from shim.errors import Headers
-from shim.origins import OriginPattern
+from shim.errors import OriginNotAllowed
+from shim.headers import Headers
+from shim.settings.origins import OriginPattern
 
 APP = "https://app.contoso.dev"
 EVIL = "https://evilcontoso.dev"
@@ -26,10 +28,13 @@ def preflight(
     """Status, headers and body of the answer to a preflight."""
     headers = {"origin": origin, "access-control-request-method": method}
     headers |= {f"access-control-request-{name.replace('_', '-')}": value for name, value in more.items()}
-    answer = rules.preflight("OPTIONS", headers)
-    assert answer
-    status, fields, body = answer
-    return status, _once_each(fields), body.decode()
+    try:
+        allowed = rules.preflight("OPTIONS", headers)
+    except OriginNotAllowed as error:
+        status, refused, body = errors.render(error)
+        return status, _once_each(refused), body.decode()
+    assert allowed
+    return 204, _once_each(allowed), ""
 
 
 def decorated(rules: Cors, origin: str | None = APP, *upstreams: tuple[str, str]) -> dict[str, str]:

@@ -17,9 +17,9 @@ from aiohttp import web
 
 from devhost.host import Host
 from devhost.standin import Standin
-from shim import doctor
-from shim.doctor import CHECKS, Finding, Patient
-from shim.keys.secrets import VaultSecrets
+from shim.cli.doctor import examination as doctor
+from shim.cli.doctor.examination import CHECKS, Finding, Patient
+from shim.keys.azure.key_vault import VaultSecrets
 from shim.settings import SettingsError
 from tests.conftest import KEY, StartHost
 from tests.vault_double import Clock, Credential, VaultDouble, forbidden, running_vault

@@ -10,7 +10,7 @@ import pytest
 from devhost.host import Host
 from devhost.standin import Standin
 from shim.errors import KeyStoreUnavailable
-from shim.health import Check, Readiness
+from shim.monitoring.health import Check, Readiness
 from tests.conftest import StartHost
 
 DEAD = "http://127.0.0.1:9/my-api/openai"

@@ -17,8 +17,8 @@ from azure.core.settings import settings as azure_settings
 
 from devhost.host import Host
 from devhost.platform import CORE_TOOLS
-from shim.keys.importing import Filters, Import
-from shim.keys.secrets import VaultError
+from shim.keys.admin.importing import Filters, Import
+from shim.keys.azure.key_vault import VaultError
 from shim.keys.subscription import digest_of
 from shim.settings import Settings
 from tests.azure_double import IDENTITY_HEADER, RESOURCE_ID, Azure, Subscribed, running_azure

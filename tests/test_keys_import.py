@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 
 from devhost.host import Host
-from shim.keys.apim import ApimError
-from shim.keys.importing import Change, Filters, Import, count
+from shim.keys.admin.importing import Change, Filters, Import, count
+from shim.keys.azure.api_management import ApimError
 from shim.keys.subscription import digest_of
 from shim.settings import Settings
 from tests.azure_double import RESOURCE_ID, SERVICE, Azure, Subscribed, running_azure

@@ -12,11 +12,11 @@ from typer.testing import CliRunner, Result
 
 from shim.__main__ import app
 from shim.cli.session import Seams
-from shim.keys.ledger import Ledger
+from shim.keys.admin.inventory import Ledger
+from shim.keys.azure.writing import WritableSecrets
 from shim.keys.scan import ScanKeyStore
 from shim.keys.subscription import digest_of
 from shim.keys.vault import VaultKeyStore
-from shim.keys.writing import WritableSecrets
 from tests.azure_double import RESOURCE_ID, SERVICE, Subscribed, running_azure
 from tests.conftest import KEY, StartHost
 from tests.lowkey import Lowkey, running_lowkey, what_is_missing

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from shim.errors import KeyStoreUnavailable
 from shim.keys import scan
+from shim.keys.azure.key_vault import VaultSecrets
 from shim.keys.scan import ScanKeyStore
-from shim.keys.secrets import VaultSecrets
 from shim.keys.subscription import Subscription, digest_of
 from tests.vault_double import (
     Clock,

@@ -12,12 +12,13 @@ from aiohttp import web
 from azure.core.settings import settings as azure_settings
 
 from shim.errors import KeyStoreUnavailable, render
-from shim.keys import open_key_store, secrets
+from shim.keys import open_key_store
+from shim.keys.azure import key_vault as secrets
+from shim.keys.azure.credential import SharedCredential, open_credential
+from shim.keys.azure.key_vault import VaultSecrets
 from shim.keys.cache import CachedKeyStore
-from shim.keys.credential import SharedCredential, open_credential
 from shim.keys.local import LocalKeyStore
 from shim.keys.scan import ScanKeyStore
-from shim.keys.secrets import VaultSecrets
 from shim.keys.subscription import digest_of
 from shim.keys.vault import VaultKeyStore
 from shim.settings import Settings
@@ -308,7 +309,7 @@ async def test_missing_role_is_our_fault_and_the_log_names_it_with_the_identity_
     vault.fault = forbidden("ForbiddenByRbac")
     failure = await failure_of(store)
     assert PRINCIPAL not in failure.message
-    [record] = [record for record in caplog.records if record.name == "shim.keys.secrets"]
+    [record] = [record for record in caplog.records if record.name == "shim.keys.azure.key_vault"]
     assert record.levelno == logging.ERROR
     assert record.getMessage() == (
         f"Key Vault {vault.url} answered 403 ForbiddenByRbac: grant the role 'Key Vault Secrets User' on it to"

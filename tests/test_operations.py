@@ -11,7 +11,7 @@ from yarl import URL
 
 from devhost.host import Host
 from devhost.standin import Standin
-from shim.operations import OPERATIONS
+from shim.call.operations import OPERATIONS
 from tests.conftest import KEY, StartHost
 
 # Method, path in the v1 API, where the legacy API has it, and what it takes. From Microsoft's reference, not from the

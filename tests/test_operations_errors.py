@@ -15,19 +15,21 @@ from starlette.types import Message
 
 from devhost.host import Host
 from devhost.standin import Received, Standin
-from shim import apim_errors
-from shim.apim_errors import Asked
-from shim.caller import Caller
-from shim.connection import Exchange
-from shim.errors import Headers, UpstreamBroken, UpstreamUnreachable
-from shim.rewrite import UpstreamRequest
-from shim.transport import Transport
-from shim.upstream import Upstream
+from shim.answer import apim_errors
+from shim.answer.apim_errors import FailedCall
+from shim.call.body import open_body
+from shim.call.caller import Caller
+from shim.call.rewrite import UpstreamRequest
+from shim.errors import UpstreamBroken, UpstreamUnreachable
+from shim.headers import Headers
+from shim.upstream.client import Upstream
+from shim.upstream.connection import Exchange
+from shim.upstream.transport import Transport
 from tests.conftest import KEY, StartHost
 from tests.test_body import JSON, opened
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
-ASKED = Asked("POST", "/files", None, None)
+ASKED = FailedCall("POST", "/files", None, None)
 
 
 def apim(status: int, message: str) -> bytes:
@@ -431,8 +433,10 @@ class Flaky(Transport):
 
 async def _send(transport: Flaky, standin: Standin) -> int:
     upstream = Upstream(transport, first_byte_timeout=5)
-    request = UpstreamRequest("GET", standin.base_url.removesuffix("/openai"), "/", [], None)
-    answer = await upstream.send(request, Caller(Patient()))
+    caller = Caller(Patient())
+    body = await open_body([], caller, model="unread", max_bytes=1)
+    request = UpstreamRequest("GET", standin.base_url.removesuffix("/openai"), "/", [], body)
+    answer = await upstream.send(request, caller)
     answer.close()
     return answer.status
 

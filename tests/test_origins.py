@@ -8,7 +8,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from shim.cors import Cors
-from shim.origins import OriginPattern
+from shim.settings.origins import OriginPattern
 
 EXACT = "https://app.contoso.dev"
 ONE_LABEL = "https://*.contoso.dev"

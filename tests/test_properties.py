@@ -16,9 +16,12 @@ from yarl import URL
 from devhost.host import Host
 from devhost.routing import decode_path, encode_path
 from devhost.standin import Standin
-from shim import apim_errors, routes
-from shim.apim_errors import Asked
-from shim.errors import Headers, InvalidRequest, NotFound, RealtimeNotSupported
+from shim.answer import apim_errors
+from shim.answer.apim_errors import FailedCall
+from shim.call import routes
+from shim.call.parse import parse
+from shim.errors import InvalidRequest, NotFound, RealtimeNotSupported
+from shim.headers import Headers
 from shim.settings import Settings
 from tests.conftest import KEY, StartHost
 from tests.test_body import FORM, JSON, opened, sent
@@ -250,13 +253,13 @@ def test_no_path_and_no_model_leaves_the_base(
 ) -> None:
     shim = SETTINGS[default]
     try:
-        call = routes.parse(method, root + raw_path, raw_query, [])
-        if model is None and routes.use_of_model(call, shim) == "required":
+        call = parse(method, root + raw_path, raw_query, [])
+        if model is None and routes.model_use(call, shim) == "required":
             return
         route = routes.choose(call, model, shim)
     except (InvalidRequest, NotFound, RealtimeNotSupported):
         return
-    path, _, query = route.path_and_query.partition("?")
+    path, _, query = route.target.partition("?")
     base = "/my-api/openai"
     assert route.origin == "https://contoso.azure-api.net"
     assert path == base or path.startswith(f"{base}/")
@@ -360,7 +363,7 @@ async def test_only_the_value_of_model_changes_in_json(
         return
     body = await opened([content[at : at + size] for at in range(0, len(content), size)], JSON, "optional")
     assert body.model == old
-    await body.put_model(new)
+    await body.replace_model(new)
     assert await sent(body) == text.replace(pattern, json.dumps(new)).encode()
 
 
@@ -387,7 +390,7 @@ async def test_a_form_goes_on_byte_for_byte_with_its_model_replaced(
     assert body.model == "whisper"
     assert await sent(body) == content
     body = await opened(chunks, FORM)
-    await body.put_model("another")
+    await body.replace_model("another")
     assert await sent(body) == build(b"another")
 
 
@@ -407,7 +410,7 @@ async def test_any_body_is_read_or_refused(content: bytes, content_type: bytes, 
         chunks = [content[at : at + size] for at in range(0, len(content), size)]
         body = await opened(chunks, headers, use, 90)
         with closing(body):
-            await body.put_model("b")
+            await body.replace_model("b")
             assert len(await sent(body)) == len(content) + body.growth
     except InvalidRequest:
         """A 400 or a 413."""
@@ -423,7 +426,7 @@ async def test_any_body_is_read_or_refused(content: bytes, content_type: bytes, 
     deployment=st.none() | st.text(max_size=5),
 )  # fmt: skip
 def test_any_error_is_reshaped_or_passes(status: int, content: bytes, deployment: str | None) -> None:
-    asked = Asked("POST", "/chat/completions", deployment, deployment)
+    asked = FailedCall("POST", "/chat/completions", deployment, deployment)
     reshaped = apim_errors.reshape(status, [(b"content-length", b"1")], content, asked)
     if reshaped is None:
         return

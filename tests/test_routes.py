@@ -2,7 +2,8 @@
 
 import pytest
 
-from shim import operations, routes
+from shim.call import operations, routes
+from shim.call.parse import parse
 from shim.errors import RealtimeNotSupported
 from shim.settings import Settings, SettingsError
 from tests.conftest import KEY
@@ -68,15 +69,15 @@ CHAT, RESPONSE, AZURE = "/v1/chat/completions", "/v1/responses", "/openai/deploy
     ],
 )
 def test_a_body_is_read_only_where_its_model_matters(settings: dict[str, str], path: str, use: str) -> None:
-    call = routes.parse("POST", path.encode(), b"", [])
-    assert routes.use_of_model(call, Settings.from_environment(ENVIRONMENT | settings)) == use
+    call = parse("POST", path.encode(), b"", [])
+    assert routes.model_use(call, Settings.from_environment(ENVIRONMENT | settings)) == use
 
 
 def test_a_websocket_is_known_by_the_header_that_the_host_leaves() -> None:
     with pytest.raises(RealtimeNotSupported):
-        routes.parse("GET", b"/v1/anything", b"", [(b"sec-websocket-key", b"x")])
+        parse("GET", b"/v1/anything", b"", [(b"sec-websocket-key", b"x")])
     # What prepares a session is plain HTTP.
-    assert routes.parse("POST", b"/v1/realtime/client_secrets", b"", []).path == "/realtime/client_secrets"
+    assert parse("POST", b"/v1/realtime/client_secrets", b"", []).path == "/realtime/client_secrets"
 
 
 def test_settings_of_models_are_read() -> None:

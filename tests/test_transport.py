@@ -13,10 +13,10 @@ import trustme
 import uvloop
 from aiohappyeyeballs.types import AddrInfoType
 
-from shim import transport as transport_module
-from shim.connection import Exchange
-from shim.errors import Headers
-from shim.transport import Transport
+from shim.headers import Headers
+from shim.upstream import transport as transport_module
+from shim.upstream.connection import Exchange
+from shim.upstream.transport import Transport
 
 MIB = 1024 * 1024
 PATIENCE = 5.0

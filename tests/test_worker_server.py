@@ -8,7 +8,8 @@ import pytest
 from azure_functions_runtime.http_v2 import HttpCoordinator
 
 from devhost.host import Host
-from shim.functions_http import Beginning, Invocations
+from shim.worker.invocations import Invocations
+from shim.worker.protocol import CoalescedStart
 from tests.conftest import KEY
 from tests.wire import Answer, connect, exchange, function, invoke, request
 
@@ -159,10 +160,10 @@ class Recording:
         self.written.append(b"<closed>")
 
 
-def beginning() -> tuple[Beginning, list[bytes]]:
+def beginning() -> tuple[CoalescedStart, list[bytes]]:
     recording = Recording()
     transport = cast("asyncio.Transport", recording)
-    return Beginning(transport, asyncio.get_running_loop()), recording.written
+    return CoalescedStart(transport, asyncio.get_running_loop()), recording.written
 
 
 async def test_what_an_answer_begins_with_goes_out_as_one_packet() -> None:

@@ -14,12 +14,12 @@ from typing import NoReturn
 
 import typer
 
-from shim.diagnosis import place_of
+from shim.errors import describe_defect
 from shim.keys import open_apim, open_secrets
-from shim.keys.apim import Apim, ApimError
-from shim.keys.ledger import Ledger, NoSuchKeyError
-from shim.keys.secrets import Fault, VaultError
-from shim.keys.writing import WritableSecrets
+from shim.keys.admin.inventory import Ledger, NoSuchKeyError
+from shim.keys.azure.api_management import Apim, ApimError
+from shim.keys.azure.key_vault import Fault, VaultError
+from shim.keys.azure.writing import WritableSecrets
 from shim.settings import Settings, SettingsError
 
 LOCAL_SETTINGS = Path(__file__).parent.parent.parent / "local.settings.json"
@@ -98,7 +98,7 @@ def run(
         _end(str(error), "", error.code)
     except Exception as error:
         # By place alone: a message might quote anything.
-        _end(f"this is a defect of the command: {place_of(error)}", "", DEFECT)
+        _end(f"this is a defect of the command: {describe_defect(error)}", "", DEFECT)
 
 
 def refuse_arguments(context: typer.Context) -> None:

@@ -1,14 +1,14 @@
 """Subscription keys: where they are kept, and how they are found by digest."""
 
-from shim.keys.apim import Apim
+from shim.keys.azure.api_management import Apim
+from shim.keys.azure.key_vault import VaultSecrets
+from shim.keys.azure.writing import WritableSecrets
 from shim.keys.cache import CachedKeyStore
 from shim.keys.local import LocalKeyStore
 from shim.keys.scan import ScanKeyStore
-from shim.keys.secrets import VaultSecrets
 from shim.keys.store import KeyStore
 from shim.keys.subscription import Subscription, digest_of
 from shim.keys.vault import VaultKeyStore
-from shim.keys.writing import WritableSecrets
 from shim.settings import Settings
 
 # Seconds for one call where nobody's request waits for it: the Azure CLI alone may take five for a token.

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from shim.diagnosis import place_of
-from shim.errors import KeyStoreUnavailable
+from shim.errors import KeyStoreUnavailable, describe_defect
 from shim.keys.limits import Budget, Outage
 from shim.keys.store import KeyStore
 from shim.keys.subscription import Subscription
@@ -192,7 +191,7 @@ class CachedKeyStore:
         except KeyStoreUnavailable as failure:
             return self._fail(failure)
         except Exception as defect:
-            log.error("looking up a key failed: %s", place_of(defect))
+            log.error("looking up a key failed: %s", describe_defect(defect))
             return self._fail(KeyStoreUnavailable(UNAVAILABLE, retry_after=RETRY_AFTER_DEFECT))
         self._outage.end()
         if found is not None and found.is_valid_at(self._now()):

@@ -14,10 +14,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from shim.diagnosis import place_of
-from shim.errors import KeyStoreUnavailable
+from shim.errors import KeyStoreUnavailable, describe_defect
+from shim.keys.azure.key_vault import CALL_BUDGET, RETRY_LATER, UNAVAILABLE, VaultError, VaultSecrets
 from shim.keys.limits import Outage
-from shim.keys.secrets import CALL_BUDGET, RETRY_LATER, UNAVAILABLE, VaultError, VaultSecrets
 from shim.keys.subscription import Subscription, digest_of
 from shim.keys.vault import check_reading, key_in, subscription_of
 
@@ -173,7 +172,9 @@ class ScanKeyStore:
         except VaultError as failure:
             self._fail(failure)
         except Exception as defect:
-            self._fail(VaultError(f"reading the vault failed: {place_of(defect)}", retry_after=RETRY_LATER))
+            self._fail(
+                VaultError(f"reading the vault failed: {describe_defect(defect)}", retry_after=RETRY_LATER)
+            )
         else:
             self._outage.end()
             self._complete_at = begun_at

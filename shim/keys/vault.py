@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from shim.errors import KeyStoreUnavailable
-from shim.keys.secrets import VaultError, VaultSecrets
+from shim.keys.azure.key_vault import VaultError, VaultSecrets
 from shim.keys.subscription import Subscription
 
 if TYPE_CHECKING:

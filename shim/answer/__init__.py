@@ -1,0 +1,1 @@
+"""Upstream's response, on its way to the caller."""

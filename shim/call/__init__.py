@@ -1,0 +1,1 @@
+"""What the caller asks for, and what is asked of upstream for it."""

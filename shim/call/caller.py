@@ -1,0 +1,97 @@
+"""The caller's side of one request: the body as it arrives, and notice of the caller's disconnect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
+
+from starlette.types import Receive
+
+from shim.errors import CallerGone
+
+
+class Caller:
+    """Wraps ASGI's `receive`, of which there can be but one reader at a time.
+
+    The body reads first; from its end on a watcher waits for `http.disconnect`. The worker cancels no function
+    when its caller disconnects, so without this an abandoned completion would run on, and be billed.
+
+    `sent_all` says that the body has come to its end, `gone` that the caller has disconnected, upon which `task` is
+    cancelled.
+    """
+
+    __slots__ = ("_receive", "_watcher", "gone", "sent_all", "task")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.task: asyncio.Task[object] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self.gone = False
+        self.sent_all = False
+
+    async def body(self) -> AsyncGenerator[bytes]:
+        """The body's chunks as they arrive, at most 64 KiB ahead of their reader. Raises CallerGone."""
+        try:
+            while True:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    self._disconnect()
+                    raise CallerGone
+                if not message.get("more_body", False):
+                    self.sent_all = True
+                    self.watch()
+                if chunk := message.get("body", b""):
+                    yield chunk
+                if self.sent_all:
+                    return
+        finally:
+            self.watch()
+
+    def sent_nothing(self) -> None:
+        """The call has no body: all that is left to wait for is the caller's disconnect."""
+        self.sent_all = True
+        self.watch()
+
+    def watch(self) -> None:
+        """Begins to wait for the caller's disconnect. Call it once nothing more is to be read of the body."""
+        if self._watcher is None and not self.gone:
+            # Eagerly: most of them have nothing to do but wait, and begin to do so here.
+            loop = asyncio.get_running_loop()
+            self._watcher = asyncio.Task(self._watch(), loop=loop, eager_start=True)
+
+    def cancelling(self) -> AbstractContextManager[None]:
+        """Cancels the block as soon as the caller disconnects; the block then raises CallerGone."""
+        return _Cancelling(self)
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            continue  # the rest of a body that upstream did not want is dropped
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        self.gone = True
+        if self.task is not None:
+            self.task.cancel()
+
+
+class _Cancelling:
+    """A class, since a generator for contextlib takes several times as long, and every call has two."""
+
+    __slots__ = ("_caller", "_cancelled")
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def __enter__(self) -> None:
+        if self._caller.gone:
+            raise CallerGone
+        task = asyncio.current_task()
+        assert task is not None
+        self._cancelled = self._caller.task = task
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._caller.task = None
+        if kind is asyncio.CancelledError and self._caller.gone:
+            self._cancelled.uncancel()
+            raise CallerGone from None

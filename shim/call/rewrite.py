@@ -1,0 +1,46 @@
+"""The call as the APIM API wants it. Pure."""
+
+from dataclasses import dataclass, field
+
+from shim.auth import Principal
+from shim.call.body import Body
+from shim.call.parse import Call
+from shim.call.routes import Route
+from shim.headers import Headers, for_upstream
+from shim.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """What goes upstream. `headers` hold the subscription key, and so stay out of `repr`."""
+
+    method: str
+    origin: str
+    target: str
+    headers: Headers = field(repr=False)
+    body: Body
+
+
+def rewrite(
+    call: Call,
+    route: Route,
+    headers: Headers,
+    principal: Principal,
+    body: Body,
+    request_id: bytes,
+    settings: Settings,
+) -> UpstreamRequest:
+    """Puts the key where APIM looks for it and the path where the API has it."""
+    key_header = settings.apim_key_header.encode()
+    added = [(key_header, principal.subscription.key.encode()), (b"x-request-id", request_id)]
+    if principal.authorization is not None:
+        added.append((b"authorization", principal.authorization))
+    kept = for_upstream(headers, drop=(key_header, settings.user_token_header.encode()), add=added)
+    if body.growth:
+        kept = [_grown(header, body.growth) for header in kept]
+    return UpstreamRequest(call.method, route.origin, route.target, kept, body)
+
+
+def _grown(header: tuple[bytes, bytes], growth: int) -> tuple[bytes, bytes]:
+    name, value = header
+    return (name, b"%d" % (int(value) + growth)) if name == b"content-length" else header

@@ -1,0 +1,1 @@
+"""Keys as operators manage them: listing, issuing, importing."""

@@ -1,0 +1,256 @@
+"""Bringing the keys of an APIM service into the vault, so that a key from APIM's portal works at the shim.
+
+    active subscription, key not in the vault        added
+    active subscription, key in the vault            unchanged, or changed: its label and owner
+      disabled by an import before                   changed: enabled again
+      revoked by an operator                         kept
+      not from this service                          kept
+    with prune, a key from this service whose
+      subscription is not active or gone             disabled
+      subscription has other keys by now             disabled
+
+Keys are this service's by their tag `source`. What is not is not touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shim.keys import open_apim, open_secrets
+from shim.keys.admin.inventory import REVOKED, Entry, Ledger
+from shim.keys.azure.api_management import MASTER, Apim, ApimSubscription
+from shim.keys.azure.writing import MAX_TAG_LENGTH, WritableSecrets
+from shim.keys.subscription import digest_of
+from shim.keys.vault import SHOWN_DIGITS
+from shim.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Subscriptions whose keys are read at once, and secrets that are written at once. Azure Resource Manager refills
+# ten requests per second: https://learn.microsoft.com/azure/azure-resource-manager/management/request-limits-and-throttling
+CONCURRENCY = 8
+
+# Tags beside label, owner and source.
+SID = "subscription"
+SLOT = "slot"
+
+type Action = Literal["added", "changed", "unchanged", "disabled", "kept"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is done about one key, or would be. `write` does it; nothing of it shows in a repr."""
+
+    action: Action
+    label: str
+    owner: str
+    shown: str
+    reason: str
+    write: Write | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    name: str = field(repr=False)
+    tags: dict[str, str]
+    enabled: bool | None = None
+    value: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Ids of products and APIs; empty for all. A subscription is imported if it gives access to one of them."""
+
+    products: tuple[str, ...] = ()
+    apis: tuple[str, ...] = ()
+
+
+class Import:
+    """One run. `progress` hears of every subscription and every write."""
+
+    def __init__(
+        self,
+        apim: Apim,
+        secrets: WritableSecrets,
+        *,
+        prefix: str,
+        filters: Filters,
+        prune: bool,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._apim = apim
+        self._secrets = secrets
+        self._prefix = prefix
+        self._filters = filters
+        self._prune = prune
+        self._progress = progress
+        self._source = f"apim:{apim.name}"
+
+    async def plan(self) -> list[Change]:
+        """What there is to do; reads both sides whole before anything is written. Raises ApimError, VaultError."""
+        ledger = Ledger(self._secrets, prefix=self._prefix)
+        entries = {entry.digest: entry async for entry in ledger.entries() if entry.digest}
+        subscriptions = {found.sid: found async for found in self._apim.subscriptions()}
+        scopes = await self._scopes()
+        chosen = [found for found in subscriptions.values() if _is_chosen(found, scopes)]
+        changes: list[Change] = []
+        current: set[str] = set()
+        async for subscription, slot, key in self._keys(chosen):
+            current.add(digest_of(key))
+            changes.append(self._change(subscription, slot, key, entries.get(digest_of(key))))
+        if self._prune:
+            read = {found.sid for found in chosen}
+            gone = [entry for digest, entry in entries.items() if digest not in current]
+            changes += self._pruned(gone, subscriptions, read)
+        return sorted(changes, key=lambda change: (change.label, change.shown))
+
+    async def apply(self, changes: Iterable[Change]) -> None:
+        """Writes what `plan` gave. Raises VaultError; what was written by then stays, and a new run goes on."""
+        writes = iter([change.write for change in changes if change.write])
+
+        async def work() -> None:
+            for write in writes:
+                await self._write(write)
+
+        await _side_by_side(work)
+
+    async def _scopes(self) -> frozenset[str] | None:
+        """The scopes that give access to what the filters name; None for every scope."""
+        if not self._filters.products and not self._filters.apis:
+            return None
+        scopes = {f"products/{product}".casefold() for product in self._filters.products}
+        for api in self._filters.apis:
+            scopes |= {f"apis/{api}".casefold(), "apis"}
+            scopes |= {f"products/{product}" for product in await self._apim.products_of(api)}
+        return frozenset(scopes)
+
+    async def _keys(self, chosen: list[ApimSubscription]) -> AsyncIterator[tuple[ApimSubscription, str, str]]:
+        subscriptions = iter(chosen)
+        found: list[tuple[ApimSubscription, str, str]] = []
+
+        async def work() -> None:
+            for subscription in subscriptions:
+                keys = await self._apim.keys(subscription.sid)
+                self._progress(subscription.label)
+                slots = {"primary": keys.primary, "secondary": keys.secondary}
+                found.extend((subscription, slot, key) for slot, key in slots.items() if key)
+
+        await _side_by_side(work)
+        for item in found:
+            yield item
+
+    def _change(self, subscription: ApimSubscription, slot: str, key: str, entry: Entry | None) -> Change:
+        tags = {
+            "label": subscription.label[:MAX_TAG_LENGTH],
+            "owner": subscription.owner,
+            "source": self._source,
+            SID: subscription.sid,
+            SLOT: slot,
+        }
+        tags = {name: value for name, value in tags.items() if value}
+        action, reason = self._verdict(tags, entry)
+        write = None
+        if action == "added":
+            write = Write(self._prefix + digest_of(key), tags, value=key)
+        elif action == "changed" and entry:
+            write = Write(entry.name, {**entry.tags, **tags}, enabled=True)
+        digits = digest_of(key)[:SHOWN_DIGITS]
+        return Change(action, subscription.label, subscription.owner, digits, f"{slot} key; {reason}", write)
+
+    def _verdict(self, tags: dict[str, str], entry: Entry | None) -> tuple[Action, str]:
+        if entry is None:
+            return "added", "new"
+        if entry.source != self._source:
+            return "kept", f"in the vault from {entry.source or 'elsewhere'}"
+        if REVOKED in entry.tags:
+            return "kept", "revoked by an operator"
+        if not entry.enabled:
+            return "changed", "enabled again"
+        if any(entry.tags.get(name) != value for name, value in tags.items()):
+            return "changed", "label or owner"
+        return "unchanged", "as it was"
+
+    def _pruned(
+        self, gone: list[Entry], subscriptions: dict[str, ApimSubscription], read: set[str]
+    ) -> Iterable[Change]:
+        """Disables keys of this service that APIM does not accept any more.
+
+        A subscription that is active and outside of the filters is left alone, as its keys were not read.
+        Nor is anything disabled for a service without a subscription: each has one that is built in.
+        """
+        for entry in gone if subscriptions else []:
+            subscription = subscriptions.get(entry.tags.get(SID, ""))
+            if entry.source != self._source or not entry.enabled:
+                continue
+            if subscription is None:
+                reason = "subscription gone"
+            elif not subscription.is_active:
+                reason = f"subscription {subscription.state}"
+            elif subscription.sid in read:
+                reason = "key regenerated"
+            else:
+                continue
+            write = Write(entry.name, dict(entry.tags), enabled=False)
+            yield Change("disabled", entry.label, entry.tags.get("owner", ""), entry.shown, reason, write)
+
+    async def _write(self, write: Write) -> None:
+        if write.value is not None:
+            await self._secrets.put(write.name, write.value, tags=write.tags)
+        else:
+            await self._secrets.change(write.name, enabled=write.enabled, tags=write.tags)
+        self._progress(write.tags.get("label", ""))
+
+
+async def import_keys(settings: Settings) -> None:
+    """One run as the settings say, told to the log. Raises ApimError, VaultError."""
+    apim, secrets = open_apim(settings), open_secrets(settings)
+    if apim is None or secrets is None:
+        return
+    filters = Filters(settings.apim_import_products, settings.apim_import_apis)
+    async with secrets, apim:
+        run = Import(
+            apim,
+            secrets,
+            prefix=settings.key_secret_prefix,
+            filters=filters,
+            prune=settings.apim_import_prune,
+        )
+        changes = await run.plan()
+        await run.apply(changes)
+    for change in changes:
+        if change.write:
+            log.info("key %s… of %s: %s, %s", change.shown, change.label, change.action, change.reason)
+    log.info("import from API Management %s: %s", apim.name, count(changes))
+
+
+def count(changes: Iterable[Change]) -> str:
+    """In words: `2 added, 40 unchanged`."""
+    counted = Counter(change.action for change in changes)
+    return ", ".join(f"{number} {action}" for action, number in sorted(counted.items())) or "nothing to do"
+
+
+def _is_chosen(subscription: ApimSubscription, scopes: frozenset[str] | None) -> bool:
+    in_scope = scopes is None or subscription.scope in scopes
+    # The built-in subscription's key opens everything: no caller should have it.
+    return in_scope and subscription.is_active and subscription.sid != MASTER
+
+
+async def _side_by_side(work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Runs `work` CONCURRENCY times at once, and raises the first failure as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CONCURRENCY):
+                group.create_task(work())
+    except* Exception as failures:
+        first: BaseException = failures
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        failure = first
+    else:
+        return
+    raise failure

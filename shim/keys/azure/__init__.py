@@ -1,0 +1,1 @@
+"""Azure's SDKs, and what their failures mean."""

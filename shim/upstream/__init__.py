@@ -1,0 +1,1 @@
+"""The APIM API: connections to it, and what goes wrong with them."""

@@ -1,0 +1,1 @@
+"""The Functions worker's HTTP extension: how a request reaches the app."""

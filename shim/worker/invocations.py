@@ -1,0 +1,87 @@
+"""The two legs of a request, brought together by the runtime's coordinator: neither is left waiting for ever.
+
+The host calls twice for each request: an invocation by gRPC, and the HTTP request itself, to the worker's own server.
+The runtime's `HttpCoordinator` brings the two together by the header `x-ms-invocation-id`, and waits without limit for
+either; so whatever the server refuses, it must tell the coordinator, or the invocation hangs until functionTimeout.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+from shim.errors import InternalError
+
+log = logging.getLogger("shim")
+
+# The two legs of a request arrive within milliseconds of each other.
+_LEG_TIMEOUT_SECONDS = 15.0
+
+
+class Invocations:
+    """Ends invocations whose request never became one, and forgets those that are over.
+
+    Reaches into the runtime's coordinator (1.3.0), which keeps its entry for every request for ever: about 2 KB each.
+    Where a later runtime has no such attribute, this does nothing.
+    """
+
+    def __init__(self, coordinator: Any | None = None) -> None:
+        self._coordinator: Any = coordinator or _coordinator()
+        self._entries: dict[str, Any] = getattr(self._coordinator, "_context_references", {})
+        self._half_arrived: set[str] = set()
+
+    def release(self, invocation_id: str) -> None:
+        """Forgets an invocation whose response is done."""
+        self._entries.pop(invocation_id, None)
+
+    async def refuse(self, invocation_id: str) -> None:
+        """Ends an invocation whose HTTP request could not be understood; the runtime reports it as failed."""
+        if self._coordinator is None:
+            return
+        self._coordinator.set_http_request(invocation_id, None)
+        try:
+            async with asyncio.timeout(_LEG_TIMEOUT_SECONDS):
+                await self._coordinator.await_http_response_async(invocation_id)
+        except (TimeoutError, ValueError):
+            """The invocation never came, or its answer is of no use: either way it is over."""
+        finally:
+            self.release(invocation_id)
+
+    async def sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_LEG_TIMEOUT_SECONDS)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Ends what was half arrived at the last sweep already: an invocation without a request, or the reverse."""
+        half_arrived = {key for key, entry in self._entries.items() if not _has_met(entry)}
+        for invocation_id in half_arrived & self._half_arrived:
+            self._end(invocation_id)
+        self._half_arrived = half_arrived
+
+    def _end(self, invocation_id: str) -> None:
+        log.error("invocation %s was half arrived for too long; ended", invocation_id)
+        entry = self._entries[invocation_id]
+        if entry.http_request is not None:
+            self._coordinator.set_http_response(
+                invocation_id,
+                InternalError("The Functions host announced no invocation for this request. Try again."),
+            )
+        elif entry.http_response_available_event.is_set():
+            self.release(invocation_id)
+        else:
+            self._coordinator.set_http_request(invocation_id, None)
+
+
+def _has_met(entry: Any) -> bool:
+    """Whether the invocation has taken the request, and a response is awaited by somebody."""
+    taken = entry.http_request_available_event.is_set() and entry.http_request is None
+    failed = entry.http_response_available_event.is_set() and isinstance(entry.http_response, Exception)
+    return taken and not failed
+
+
+def _coordinator() -> Any | None:
+    try:
+        from azure_functions_runtime.http_v2 import http_coordinator
+    except ImportError:
+        return None
+    return http_coordinator

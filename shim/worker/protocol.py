@@ -1,0 +1,87 @@
+"""HTTP/1.1 as the worker's server speaks it: uvicorn's, with refusals in OpenAI's shape that end their invocation."""
+
+import asyncio
+import re
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from shim import errors
+from shim.errors import InvalidRequest
+from shim.worker.invocations import Invocations
+
+_CONTINUE = b"HTTP/1.1 100 "
+_INVOCATION_ID_LINE = re.compile(rb"^x-ms-invocation-id:[ \t]*([0-9A-Za-z-]{1,64})[ \t]*\r?$", re.I | re.M)
+
+
+def protocol_for(invocations: Invocations) -> type[HttpToolsProtocol]:
+    class Protocol(HttpToolsProtocol):
+        """Refuses what it cannot parse in OpenAI's shape, and ends the invocation beside it."""
+
+        _data = b""
+        _refusing: asyncio.Task[None] | None = None
+
+        def data_received(self, data: bytes) -> None:
+            self._data = data
+            super().data_received(data)
+
+        def on_headers_complete(self) -> None:
+            # An absolute-form target names a host of its own; uvicorn would keep its path and drop the rest.
+            if not self.url.startswith(b"/"):
+                raise ValueError("the request target is not a path")
+            super().on_headers_complete()
+            self._start = CoalescedStart(self.transport, self.loop)
+            self.cycle.transport = cast("asyncio.Transport", self._start)
+
+        def on_response_complete(self) -> None:
+            self._start.flush()
+            super().on_response_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            # None until the first request, whatever its annotation says.
+            if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
+                # In the middle of a body: the handler at work learns of it as of a caller who left.
+                self.transport.abort()
+                return
+            error = InvalidRequest("The request line or a header is not valid HTTP/1.1. Nothing was sent on.")
+            status, headers, content = errors.render(error)
+            lines = b"".join(b"%s: %s\r\n" % header for header in [*headers, (b"connection", b"close")])
+            self.transport.write(b"HTTP/1.1 %d \r\n%s\r\n%s" % (status, lines, content))
+            self.transport.close()
+            if invocation_id := self._invocation_id():
+                self._refusing = asyncio.create_task(invocations.refuse(invocation_id))
+
+        def _invocation_id(self) -> str | None:
+            match = _INVOCATION_ID_LINE.search(self._data)
+            return match[1].decode("ascii") if match else None
+
+    return Protocol
+
+
+class CoalescedStart:
+    """A transport that coalesces the first writes of a response, those of one turn of the loop, into one packet."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] | None = []
+
+    def write(self, data: bytes) -> None:
+        if self._held is None or data.startswith(_CONTINUE):
+            self._transport.write(data)
+            return
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(data)
+
+    def flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, None
+            self._transport.write(b"".join(held))
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

@@ -1,0 +1,95 @@
+"""The worker's HTTP server: a bare ASGI app on a uvicorn configured for this job."""
+
+import asyncio
+import gc
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Self, cast
+
+import uvicorn
+from azurefunctions.extensions import base
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response as HttpResponse
+from starlette.types import Receive, Scope, Send
+
+from shim.answer.refusal import refuse
+from shim.errors import InternalError, InvalidRequest, ShimError
+from shim.headers import named
+from shim.worker.invocations import Invocations
+from shim.worker.protocol import protocol_for
+
+log = logging.getLogger("shim")
+
+# The host keeps idle connections for a minute (SocketsHttpHandler.PooledConnectionIdleTimeout). If ours closed first,
+# a request could meet the close, and one with a body cannot be sent again.
+_KEEP_ALIVE_SECONDS = 150
+# How long streams in flight may run on at a shutdown.
+_DRAIN_SECONDS = 30
+# Of the garbage collector: a call leaves few objects that only it could find, so that it need not look as often.
+_COLLECTOR_THRESHOLDS = (10_000, 20, 20)
+_INVOCATION_ID = b"x-ms-invocation-id"
+
+type Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
+
+
+class WebApp(base.WebApp):
+    """The ASGI app between uvicorn and the runtime's one handler."""
+
+    def __init__(self) -> None:
+        self.invocations = Invocations()
+        self._handle: Handler | None = None
+
+    def route(self, func: Handler) -> Handler:
+        self._handle = func
+        return func
+
+    def get_app(self) -> Self:
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ids = named(scope["headers"], _INVOCATION_ID)
+        if not ids or self._handle is None:
+            response = refuse(InvalidRequest("This port is the Functions host's. Call the host instead."))
+        else:
+            invocation_id = ids[0].decode("latin-1")
+            try:
+                response = await self._handle(HttpRequest(scope, receive))
+            except ShimError as error:
+                response = refuse(error)
+            except Exception:
+                log.exception("the runtime could not run invocation %s", invocation_id)
+                response = refuse(InternalError("The Functions runtime could not run this call."))
+            finally:
+                self.invocations.release(invocation_id)
+        await response(scope, receive, send)
+
+
+class WebServer(base.WebServer):
+    """uvicorn in the worker's running loop."""
+
+    async def serve(self) -> None:
+        app = cast("WebApp", self.web_app)
+        config = uvicorn.Config(
+            app,
+            host=self.hostname,
+            port=self.port,
+            http=protocol_for(app.invocations),
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,  # the host logs every invocation
+            proxy_headers=False,  # X-Forwarded-* is the host's word on its client, of no use here
+            server_header=False,
+            date_header=False,  # upstream's own goes through, else the host's is added
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
+        # What the app consists of is never garbage: it need not be looked at again, 12 ms each time (bench/NOTES.md).
+        gc.freeze()
+        gc.set_threshold(*_COLLECTOR_THRESHOLDS)
+        sweeping = asyncio.create_task(app.invocations.sweep_forever())
+        try:
+            await uvicorn.Server(config).serve()
+        finally:
+            sweeping.cancel()
