@@ -4,7 +4,7 @@
 speaks JSON lines where that speaks gRPC:
 
     <- {"http_uri": …, "functions": [{"name", "function_id", "parameter", "route", "methods"}]}   or {"failure": …}
-    -> {"invoke": id, "function_id": …, "parameter": …, "params": {…}}   or "timer": true for params
+    -> {"invoke": id, "function_id": …, "parameter": …, "params": {…}, "metadata": {…}}   or "timer": true for both
     <- {"ended": id, "failure": null or the exception}
 """
 
@@ -23,7 +23,8 @@ from devhost.messages import PROTOS, Message, StatusResult, envelope, http_invoc
 
 async def run(address: str, folder: Path) -> None:
     host, port = address.rsplit(":", 1)
-    reader, writer = await asyncio.open_connection(host, int(port))
+    # An invocation brings the top level of a JSON body with it.
+    reader, writer = await asyncio.open_connection(host, int(port), limit=2**30)
     announcement = await _start(folder)
     if level := os.environ.get("DEVHOST_LOG_LEVEL"):
         # The app quietens the SDK's loggers, which a test wants to read.
@@ -70,7 +71,11 @@ def _describe(function: Message) -> dict[str, Any]:
 
 async def _invoke(order: dict[str, Any], writer: asyncio.StreamWriter) -> None:
     trigger = (order["invoke"], order["function_id"], order["parameter"])
-    message = timer_invocation(*trigger) if "timer" in order else http_invocation(*trigger, order["params"])
+    message = (
+        timer_invocation(*trigger)
+        if "timer" in order
+        else http_invocation(*trigger, order["params"], order["metadata"])
+    )
     failure = None
     try:
         response = await handle_event.invocation_request(envelope("invocation_request", message))
