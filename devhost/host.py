@@ -19,10 +19,11 @@ from devhost.caller import BadBody, Caller, CallerGone, Refused, Request
 from devhost.forwarding import Forwarder, ForwardingFailed
 from devhost.host_headers import Headers, for_worker, values
 from devhost.limits import NO_LIMITS, Limits
+from devhost.logs import Logs
 from devhost.platform import FLEX, Platform
 from devhost.platform_cors import PlatformCors
-from devhost.process import Function, Worker
-from devhost.routing import BadTarget, choose, decode_path, encode_path, routes_of
+from devhost.process import Function, Loop, Worker
+from devhost.routing import BadTarget, Route, choose, decode_path, encode_path, routes_of
 from devhost.trigger_metadata import trigger_metadata
 from devhost.worker_http import Sent, Upload, WorkerHttp
 
@@ -35,15 +36,21 @@ class Host:
     """A running host; `url` is where callers find it."""
 
     def __init__(
-        self, worker: Worker, folder: Path, environ: Mapping[str, str], platform: Platform, limits: Limits
+        self,
+        worker: Worker,
+        routes: list[Route],
+        limits: Limits,
+        cors: PlatformCors | None,
+        *,
+        homepage: bool,
     ) -> None:
         self.worker = worker
-        self._cors = PlatformCors.of(environ) if platform.cors_middleware else None
-        self._routes = routes_of(worker.functions, folder)
+        self._cors = cors
+        self._routes = routes
         self._limits = limits
         self._http = WorkerHttp(worker.http_uri, limits)
         self._forwarder = Forwarder(self._http, limits)
-        self._homepage = environ.get("AzureWebJobsDisableHomepage", "").lower() != "true"
+        self._homepage = homepage
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.url = ""
@@ -52,22 +59,26 @@ class Host:
     async def start(
         cls,
         folder: Path,
-        environ: Mapping[str, str],
+        settings: Mapping[str, str],
         *,
-        port: int = 0,
         platform: Platform = FLEX,
+        loop: Loop = "uvloop",
+        port: int = 0,
         limits: Limits | None = None,
         python: Path = Path(sys.executable),
     ) -> Self:
         """Starts the worker and listens on 127.0.0.1.
 
-        `environ` are the app's settings; the platform makes its environment of them. `limits` are the platform's own
-        where none are given. Raises WorkerFailed, ValueError if the platform's settings are such as keep its host from
-        starting, or OSError if the port is taken.
+        `settings` are the app's, from which the platform makes the environment; `loop` is the worker's event loop;
+        `limits` are the platform's own where none are given. Raises WorkerFailed, ValueError for an environment with
+        which the platform's host does not start, or OSError if the port is taken.
         """
-        environ = platform.environment(environ)
+        environ = platform.environment(settings, folder)
         limits = limits or (Limits.of(environ) if platform.limits else NO_LIMITS)
-        host = cls(await Worker.start(folder, environ, python=python), folder, environ, platform, limits)
+        cors = PlatformCors.of(environ) if platform.cors_middleware else None
+        homepage = environ.get("AzureWebJobsDisableHomepage", "").lower() != "true"
+        worker = await Worker.start(folder, settings, platform=platform, loop=loop, python=python)
+        host = cls(worker, routes_of(worker.functions, folder), limits, cors, homepage=homepage)
         try:
             host._server = await asyncio.start_server(host._connected, "127.0.0.1", port, limit=_CHUNK)
         except BaseException:
@@ -75,6 +86,11 @@ class Host:
             raise
         host.url = "http://{}:{}".format(*host._server.sockets[0].getsockname())
         return host
+
+    @property
+    def logs(self) -> Logs:
+        """What became of the worker's logs."""
+        return self.worker.logs
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -88,7 +104,12 @@ class Host:
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = asyncio.create_task(self._serve(Caller(reader, writer, self._limits)))
         self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+        connection.add_done_callback(self._disconnected)
+
+    def _disconnected(self, connection: asyncio.Task[None]) -> None:
+        self._connections.discard(connection)
+        if not connection.cancelled() and (fault := connection.exception()):
+            log.error("devhost itself failed", exc_info=fault)
 
     async def _serve(self, caller: Caller) -> None:
         """Request after request, until the caller leaves or a response cannot be followed by another."""

@@ -47,6 +47,7 @@ class ParameterBinding(Message):
 
 PROTOS = SimpleNamespace(
     BindingInfo=BindingInfo,
+    FunctionEnvironmentReloadResponse=Message,
     FunctionLoadResponse=Message,
     FunctionMetadataResponse=Message,
     InvocationResponse=Message,

@@ -6,6 +6,7 @@ name. Sources are named where each thing is imitated, and listed in docs/platfor
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from devhost import environment
 
@@ -23,8 +24,8 @@ class Platform:
     cors_middleware: bool
     #: The host's way with requests and responses: sizes, rates, buffering, header rules, bare 500s.
     limits: bool
-    #: The environment that the app's process gets, from the app's settings.
-    environment: Callable[[Mapping[str, str]], dict[str, str]]
+    #: The environment that the app's process gets, from its settings and its folder.
+    environment: Callable[[Mapping[str, str], Path], dict[str, str]]
 
 
 FLEX = Platform(
@@ -51,7 +52,7 @@ NONE = Platform(
     drops_logs=False,
     cors_middleware=False,
     limits=False,
-    environment=dict,
+    environment=environment.unchanged,
 )
 
 PLATFORMS = {platform.name: platform for platform in (FLEX, CORE_TOOLS, NONE)}

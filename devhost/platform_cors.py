@@ -1,9 +1,9 @@
 """The CORS middleware that the Functions host has on Flex Consumption and Linux Consumption. Pure.
 
-From HostCorsOptionsSetup.cs and CorsOptionsSetup.cs of the host (WebJobs.Script.WebHost/Configuration, 4.1037: the list
-as it stands, any header, any method) and from CorsMiddleware.cs, CorsService.cs and CorsPolicyBuilder.cs of ASP.NET Core
-(src/Middleware/CORS): every preflight is answered here, whatever its origin, and never reaches the app; on other
-responses headers are set, not added, and none is exposed. It knows no subdomain patterns and no port stars.
+From HostCorsOptionsSetup.cs and CorsOptionsSetup.cs of the host (WebJobs.Script.WebHost/Configuration, 4.1037), and
+from CorsMiddleware.cs, CorsService.cs and CorsPolicyBuilder.cs of ASP.NET Core (src/Middleware/CORS): the list as it
+stands, any header, any method. Every preflight is answered here, whatever its origin, and never reaches the app; on
+other responses headers are set, not added, and none is exposed. It knows no subdomain patterns and no port stars.
 """
 
 import json

@@ -1,7 +1,9 @@
 """The real parts, started once a session: the stand-in for the APIM API, and the app in the real worker."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -9,6 +11,8 @@ import pytest
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 
 from devhost.host import Host
+from devhost.platform import FLEX, Platform
+from devhost.process import Loop
 from devhost.standin import Standin
 from tests.vault_double import Clock, Credential, VaultDouble, running_vault
 
@@ -19,6 +23,32 @@ KEY = "0123456789abcdef0123456789abcdef"
 OTHER_KEY = "fedcba9876543210fedcba9876543210"
 
 type StartHost = Callable[..., Awaitable[Host]]
+type NewLoop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--loop",
+        choices=["uvloop", "asyncio"],
+        default="uvloop",
+        help="the event loop of the tests and of the worker processes; the platform's is uvloop, but on Windows",
+    )
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config) -> Mapping[str, NewLoop]:
+    """pytest-asyncio's hook: the loop that the tests themselves run in."""
+    if config.getoption("loop") == "asyncio":
+        return {"asyncio": asyncio.new_event_loop}
+    import uvloop  # not to be had on Windows
+
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def loop(pytestconfig: pytest.Config) -> Loop:
+    """The event loop of the worker processes."""
+    chosen: Loop = pytestconfig.getoption("loop")
+    return chosen
 
 
 def environment(standin: Standin, **settings: str) -> dict[str, str]:
@@ -42,12 +72,20 @@ async def standin() -> AsyncIterator[Standin]:
 
 
 @pytest.fixture(scope="session")
-async def start_host(standin: Standin) -> AsyncIterator[StartHost]:
-    """Starts the app with settings of a test's own."""
+async def start_host(standin: Standin, loop: Loop) -> AsyncIterator[StartHost]:
+    """Starts the app with settings of a test's own, as Flex Consumption does unless a test says otherwise."""
     hosts: list[Host] = []
 
-    async def start(**settings: str) -> Host:
-        host = await Host.start(ROOT, environment(standin, **settings))
+    async def start(
+        folder: Path = ROOT,
+        *,
+        platform: Platform = FLEX,
+        python: Path = Path(sys.executable),
+        **settings: str,
+    ) -> Host:
+        host = await Host.start(
+            folder, environment(standin, **settings), platform=platform, loop=loop, python=python
+        )
         hosts.append(host)
         return host
 
