@@ -22,6 +22,7 @@ from devhost import worker_directory
 from devhost.environment import placeholder
 from devhost.logs import Logs, levels_of
 from devhost.platform import FLEX, Platform
+from devhost.trigger_metadata import Metadata
 
 type Loop = Literal["uvloop", "asyncio"]
 
@@ -117,9 +118,11 @@ class Worker:
         """The ids of the invocations that have not ended."""
         return frozenset(self._under_way)
 
-    def invoke(self, function: Function, params: Mapping[str, str]) -> tuple[str, asyncio.Future[str | None]]:
+    def invoke(
+        self, function: Function, params: Mapping[str, str], metadata: Metadata | None = None
+    ) -> tuple[str, asyncio.Future[str | None]]:
         """Starts an invocation. Its id goes with the HTTP request; the future gives its failure, or None."""
-        return self._order(function, params=dict(params))
+        return self._order(function, params=dict(params), metadata=metadata or {})
 
     def fire(self, function: Function) -> asyncio.Future[str | None]:
         """Starts a timer trigger's function, whatever its schedule; the future gives its failure, or None."""

@@ -8,7 +8,7 @@ it, as the real worker connects to its host, and speaks JSON lines where that sp
     -> {"reload": FOLDER, "environment": {…}}                     function_environment_reload_request: now the app
     <- {"started": {"http_uri": …, "functions": [{"name", "function_id", "parameter", "type", "route", "methods"}]}}
        or {"failure": …, "trace": …}
-    -> {"invoke": id, "function_id": …, "parameter": …, "params": {…}}                or "timer": true for params
+    -> {"invoke": id, "function_id": …, "parameter": …, "params": {…}, "metadata": {…}}   or "timer": true for both
     <- {"log": message, "level": …, "logger": …, "system": …, "invocation": id or null}
     <- {"ended": id, "failure": null or the exception}
 """
@@ -100,7 +100,9 @@ class Dispatcher:
         self._invocations.begin(order["invoke"])
         trigger = (order["invoke"], order["function_id"], order["parameter"])
         message = (
-            timer_invocation(*trigger) if "timer" in order else http_invocation(*trigger, order["params"])
+            timer_invocation(*trigger)
+            if "timer" in order
+            else http_invocation(*trigger, order["params"], order["metadata"])
         )
         failure = None
         try:
@@ -141,7 +143,8 @@ def _describe(function: Message) -> dict[str, Any]:
 
 async def run(address: str, dependencies: Dependencies) -> None:
     host, port = address.rsplit(":", 1)
-    reader, writer = await asyncio.open_connection(host, int(port), limit=2**24)
+    # An invocation brings the top level of a JSON body with it.
+    reader, writer = await asyncio.open_connection(host, int(port), limit=2**30)
     await Dispatcher(writer, dependencies).serve(reader)
 
 
