@@ -133,7 +133,7 @@ class Caller:
     async def _receive(self) -> None:
         if self._http.they_are_waiting_for_100_continue and not self.started:
             going_on = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
-            self._writer.write(self._http.send(going_on) or b"")
+            self._write(self._http.send(going_on) or b"")
         began = self._now()
         try:
             async with asyncio.timeout(self._read_rate.patience):
@@ -172,7 +172,7 @@ class Caller:
     async def write(self, content: bytes) -> None:
         """Sends at once. Raises CallerGone, also of a caller who takes nothing for too long."""
         data = self._head() + (self._http.send(h11.Data(data=content)) or b"")
-        self._writer.write(data)
+        self._write(data)
         self._write_rate.wrote(self._now(), len(data))
         try:
             async with asyncio.timeout_at(self._write_rate.deadline):
@@ -183,7 +183,7 @@ class Caller:
 
     async def flush_head(self) -> None:
         """Sends the head now; with a host that holds nothing back."""
-        self._writer.write(self._head())
+        self._write(self._head())
 
     async def end(self) -> bool:
         """Ends the response; whether the connection can take another request."""
@@ -192,7 +192,7 @@ class Caller:
             status, headers, _ = self._held
             if status not in (204, 304) and not values(headers, "content-length"):
                 headers.append(("content-length", "0"))
-        self._writer.write(self._head() + (self._http.send(h11.EndOfMessage()) or b""))
+        self._write(self._head() + (self._http.send(h11.EndOfMessage()) or b""))
         try:
             async with asyncio.timeout(self._limits.drain):
                 while await self.read():
@@ -214,7 +214,7 @@ class Caller:
     async def refuse(self, status: int) -> None:
         """Answers with nothing but a status, and closes."""
         closing = f"Content-Length: 0\r\nConnection: close\r\nDate: {_date()}\r\nServer: Kestrel\r\n\r\n"
-        self._writer.write(b"HTTP/1.1 %d %s\r\n%s" % (status, _phrase(status), closing.encode()))
+        self._write(b"HTTP/1.1 %d %s\r\n%s" % (status, _phrase(status), closing.encode()))
         await self._linger()
 
     def abort(self) -> None:
@@ -225,6 +225,11 @@ class Caller:
         if self._watching is not None:
             self._watching.cancel()
         self._writer.close()
+
+    def _write(self, data: bytes) -> None:
+        if self._writer.is_closing():
+            raise CallerGone
+        self._writer.write(data)
 
     def _head(self) -> bytes:
         """The held head's bytes, once."""

@@ -40,9 +40,9 @@ class Host:
         worker: Worker,
         routes: list[Route],
         limits: Limits,
-        cors: PlatformCors | None,
+        cors: PlatformCors | None = None,
         *,
-        homepage: bool,
+        homepage: bool = True,
     ) -> None:
         self.worker = worker
         self._cors = cors
@@ -80,12 +80,15 @@ class Host:
         worker = await Worker.start(folder, settings, platform=platform, loop=loop, python=python)
         host = cls(worker, routes_of(worker.functions, folder), limits, cors, homepage=homepage)
         try:
-            host._server = await asyncio.start_server(host._connected, "127.0.0.1", port, limit=_CHUNK)
+            await host.listen(port)
         except BaseException:
             await host.stop()
             raise
-        host.url = "http://{}:{}".format(*host._server.sockets[0].getsockname())
         return host
+
+    async def listen(self, port: int = 0) -> None:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", port, limit=_CHUNK)
+        self.url = "http://{}:{}".format(*self._server.sockets[0].getsockname())
 
     @property
     def logs(self) -> Logs:
@@ -127,17 +130,17 @@ class Host:
 
     async def _answer(self, request: Request, caller: Caller) -> None:
         """The response but for its end. Raises CallerGone also where the connection must break."""
+        raw_path, query = _split_target(request)
+        try:
+            path = decode_path(raw_path)
+        except BadTarget:
+            raise Refused(400) from None
         if self._cors is not None:
             preflight = self._cors.preflight(request.method, CIMultiDict(request.headers))
             if preflight is not None:
                 caller.respond(204, list(preflight.items()))
                 return
             caller.on_starting = self._set_cors(values(request.headers, "origin"))
-        raw_path, query = _split_target(request)
-        try:
-            path = decode_path(raw_path)
-        except BadTarget:
-            raise Refused(400) from None
         chosen = choose(self._routes, request.method, path)
         if chosen is not None:
             await self._execute(request, encode_path(path) + query, caller, *chosen)

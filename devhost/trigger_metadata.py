@@ -54,7 +54,7 @@ def _top_level(content: bytes) -> Metadata:
         return {}
     try:
         parsed = json.loads(content.decode("utf-8-sig"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(parsed, dict):
         return {}

@@ -138,10 +138,12 @@ class _Connection:
 
     async def exchange(self, request: h11.Request, sent: Sent, progress: Callable[[], None]) -> h11.Response:
         """Sends a request and reads the head of its response. Raises SendFailed, OSError, h11.ProtocolError."""
-        self._writer.write(self.http.send(request) or b"")
+        if sent.upload is not None and not sent.expects_continue:
+            sent.upload.begin()  # before the head is flushed
+        self._write(self.http.send(request))
         allowed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if sent.upload is None:
-            self._writer.write(self.http.send(h11.EndOfMessage()) or b"")
+            self._write(self.http.send(h11.EndOfMessage()))
         else:
             self._uploading = asyncio.create_task(self._upload_once(sent.upload, allowed, progress))
             self._uploading.add_done_callback(self._break_if_failed)
@@ -173,14 +175,20 @@ class _Connection:
             wanted = await asyncio.wait_for(asyncio.shield(allowed), self._limits.wait_for_continue)
         if not wanted:
             return
-        upload.begin()
+        if not upload.begun:
+            upload.begin()
         while content := await upload.next():
             progress()
-            self._writer.write(self.http.send(h11.Data(data=content)) or b"")
+            self._write(self.http.send(h11.Data(data=content)))
             await self._writer.drain()
             progress()
-        self._writer.write(self.http.send(h11.EndOfMessage()) or b"")
+        self._write(self.http.send(h11.EndOfMessage()))
         await self._writer.drain()
+
+    def _write(self, data: bytes | None) -> None:
+        if self._writer.is_closing():
+            raise ConnectionResetError("the worker closed the connection")
+        self._writer.write(data or b"")
 
     def _break_if_failed(self, uploading: asyncio.Task[None]) -> None:
         """So that nobody waits for a response to half a request."""
