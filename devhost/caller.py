@@ -7,48 +7,19 @@ the time-outs of a connection without a request.
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 
 import h11
 
 from devhost.data_rates import ReadRate, WriteRate
-from devhost.host_headers import Headers, asks_for_upgrade, decoded, values
+from devhost.host_headers import Headers, values
 from devhost.limits import Limits, fault_of_head
+from devhost.request import BadBody, CallerGone, Refused, Request
 
 _CHUNK = 65536
 # MaxRequestBufferSize: so much of the next request is read ahead while this one is being answered.
 _READ_AHEAD = 2**20
-
-
-class CallerGone(Exception):
-    """The caller has closed the connection, or half of it: to Kestrel the request is aborted either way."""
-
-
-class Refused(Exception):
-    """A request that Kestrel answers itself."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"refused with {status}")
-        self.status = status
-
-
-class BadBody(Exception):
-    """A body that is too large or too slow, or breaks its framing. Kestrel throws; the status is up to the host."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    method: str
-    target: str
-    headers: Headers
-    #: Bytes; None of a chunked body.
-    length: int | None
-
-    @property
-    def has_body(self) -> bool:
-        return self.length != 0
 
 
 class Caller:
@@ -96,19 +67,12 @@ class Caller:
     def _begun(self, event: h11.Request) -> Request:
         self._held, self.started, self._received = None, False, 0
         self._read_rate = ReadRate(self._limits.minimum_rate, self._limits.grace)
-        try:
-            headers = decoded(event.headers)
-            chunked = bool(values(headers, "transfer-encoding"))
-            self._length = None if chunked else int((values(headers, "content-length") or ["0"])[0])
-            target, method = event.target.decode("ascii"), event.method.decode("ascii")
-        except ValueError:
-            raise Refused(400) from None
-        if asks_for_upgrade(headers) and self._length != 0:
-            raise Refused(400)  # UpgradeRequestCannotHavePayload
-        if self._length == 0:
+        request = Request.of(event)
+        self._length = request.length
+        if not request.has_body:
             self._http.next_event()  # an EndOfMessage at once
             self._body_ended()
-        return Request(method, target, headers, self._length)
+        return request
 
     async def read(self) -> bytes:
         """The next bytes of the request's body, none at its end. Raises BadBody, CallerGone."""

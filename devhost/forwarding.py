@@ -8,10 +8,12 @@ import asyncio
 import logging
 from typing import NoReturn
 
-from devhost.caller import Caller, CallerGone
+from devhost.caller import Caller
 from devhost.host_headers import NotAscii, for_caller
 from devhost.limits import Limits
-from devhost.worker_http import Response, SendFailed, Sent, Truncated, WorkerHttp
+from devhost.request import CallerGone
+from devhost.sent import SendFailed, Sent
+from devhost.worker_http import Response, Truncated, WorkerHttp
 
 log = logging.getLogger("devhost")
 

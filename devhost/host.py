@@ -1,31 +1,34 @@
-"""What stands between callers and the worker in Azure: routes, CORS, reading, invoking, forwarding, empty 500s.
+"""What stands between callers and the worker in Azure: connections, routes, CORS, the home page.
 
-Everything beyond that has a file of its own: caller.py (Kestrel), forwarding.py (YARP and the host's retries),
-worker_http.py (.NET's HTTP client), host_headers.py, trigger_metadata.py, limits.py, data_rates.py, routing.py,
-platform_cors.py. Not imitated: authorization levels, TLS, `admin` and `runtime` endpoints, scaling, the front end.
+Everything beyond that has a file of its own: caller.py and request.py (Kestrel), execution.py (a function's call),
+forwarding.py (YARP and the host's retries), worker_http.py and sent.py (.NET's HTTP client), host_headers.py,
+trigger_metadata.py, limits.py, data_rates.py, routing.py, platform_cors.py. Not imitated: authorization levels, TLS,
+`admin` and `runtime` endpoints, scaling, Azure's front end.
 """
 
 import asyncio
+import contextlib
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
-from devhost.caller import BadBody, Caller, CallerGone, Refused, Request
-from devhost.forwarding import Forwarder, ForwardingFailed
-from devhost.host_headers import Headers, for_worker, values
+from devhost.caller import Caller
+from devhost.execution import Execution
+from devhost.forwarding import Forwarder
+from devhost.host_headers import Headers, values
 from devhost.limits import NO_LIMITS, Limits
 from devhost.logs import Logs
 from devhost.platform import FLEX, Platform
 from devhost.platform_cors import PlatformCors
-from devhost.process import Function, Loop, Worker
+from devhost.process import Loop, Worker
+from devhost.request import CallerGone, Refused, Request
 from devhost.routing import BadTarget, Route, choose, decode_path, encode_path, routes_of
-from devhost.trigger_metadata import trigger_metadata
-from devhost.worker_http import Sent, Upload, WorkerHttp
+from devhost.worker_http import WorkerHttp
 
 log = logging.getLogger("devhost")
 
@@ -49,7 +52,7 @@ class Host:
         self._routes = routes
         self._limits = limits
         self._http = WorkerHttp(worker.http_uri, limits)
-        self._forwarder = Forwarder(self._http, limits)
+        self._execution = Execution(worker, Forwarder(self._http, limits), limits)
         self._homepage = homepage
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -122,7 +125,8 @@ class Host:
                 if not await caller.end():
                     break
         except Refused as refused:
-            await caller.refuse(refused.status)
+            with contextlib.suppress(CallerGone):
+                await caller.refuse(refused.status)
         except CallerGone:
             caller.abort()
         finally:
@@ -143,7 +147,7 @@ class Host:
             caller.on_starting = self._set_cors(values(request.headers, "origin"))
         chosen = choose(self._routes, request.method, path)
         if chosen is not None:
-            await self._execute(request, encode_path(path) + query, caller, *chosen)
+            await self._execution.execute(request, encode_path(path) + query, caller, *chosen)
         elif path != "/":
             caller.respond(404, [])
         elif self._homepage:
@@ -160,100 +164,6 @@ class Host:
             headers[:] = changed.items()
 
         return apply
-
-    async def _execute(
-        self, request: Request, target: str, caller: Caller, function: Function, params: dict[str, str]
-    ) -> None:
-        """Invokes the function and forwards the request, which end together.
-
-        The response is over when both are: before that a response without a body has not even begun. Whatever fails
-        before it begins is an empty 500 (ExceptionMiddleware.cs); what fails later breaks the connection.
-        """
-        try:
-            content = await self._read_whole(request, caller)
-        except BadBody as error:
-            log.error("the request's body was not read: %s", error)
-            caller.respond(500, [])
-            return
-        query = target.partition("?")[2]
-        metadata = trigger_metadata(content or b"", query, params, request.headers)
-        invocation_id, ended = self.worker.invoke(function, params, metadata)
-        read = caller.read if content is None else _reader_of(content)
-        has_body = content is None or bool(content)
-        headers = for_worker(
-            request.headers,
-            method=request.method,
-            invocation_id=invocation_id,
-            caller=caller.address,
-            has_body=has_body,
-            chunked=request.length is None,
-        )
-        sent = Sent(request.method, target, headers, Upload(read) if has_body else None)
-        forwarded = await self._forward_until_gone(sent, caller)
-        failed = await self._failure_of(invocation_id, ended)
-        if forwarded and not failed:
-            return
-        if caller.started:
-            raise CallerGone
-        caller.respond(500, [])
-
-    async def _read_whole(self, request: Request, caller: Caller) -> bytes | None:
-        """A body of known length; None of one that is forwarded as it arrives.
-
-        HttpTriggerAttributeBindingProvider.cs (BindAsync) reads it before the function is invoked, into a temporary
-        file and a string.
-        """
-        if request.length is None or not (self._limits.buffers or request.length == 0):
-            return None
-        content = bytearray()
-        while more := await caller.read():
-            content += more
-        return bytes(content)
-
-    async def _forward_until_gone(self, sent: Sent, caller: Caller) -> bool:
-        """Whether a whole response was relayed. A caller who leaves ends it, and not the invocation."""
-        forwarding = asyncio.create_task(self._forwarder.forward(sent, caller))
-        gone = asyncio.create_task(caller.gone())
-        try:
-            await asyncio.wait([forwarding, gone], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            if not forwarding.done():
-                forwarding.cancel()
-                await asyncio.wait([forwarding])
-        if forwarding.cancelled():
-            return False
-        try:
-            await forwarding
-        except ForwardingFailed as failure:
-            log.error("forwarding failed: %s", failure)
-            return False
-        except CallerGone:
-            return False
-        return True
-
-    async def _failure_of(self, invocation_id: str, ended: asyncio.Future[str | None]) -> str | None:
-        """How the invocation failed, if it did. The host waits for it, whatever became of the request."""
-        try:
-            failure = await asyncio.wait_for(asyncio.shield(ended), self._limits.invocation)
-        except TimeoutError:
-            failure = "it never ended"
-        if failure:
-            log.error("invocation %s failed: %s", invocation_id, failure)
-        return failure
-
-
-def _reader_of(content: bytes) -> Callable[[], Awaitable[bytes]]:
-    def pieces() -> Iterator[bytes]:
-        for start in range(0, len(content), _CHUNK):
-            yield content[start : start + _CHUNK]
-
-    left = pieces()
-
-    async def read() -> bytes:
-        return next(left, b"")
-
-    return read
 
 
 def _split_target(request: Request) -> tuple[str, str]:

@@ -58,18 +58,21 @@ def asks_for_upgrade(headers: Headers) -> bool:
 
 
 def for_worker(
-    headers: Headers, *, method: str, invocation_id: str, caller: str, has_body: bool, chunked: bool
+    headers: Headers, *, method: str, length: int | None, invocation_id: str, caller: str
 ) -> Headers:
-    """What the worker gets of a request's headers; repeated ones are joined, in the place of the first."""
+    """What the worker gets of a request's headers; repeated ones are joined, in the place of the first.
+
+    `length` is the body's, None of a chunked one; `caller` is an address.
+    """
     joined: dict[str, str] = {}
     for name, value in headers:
         if name in NOT_FORWARDED or name in _SET_BY_HOST:
             continue
         joined[name] = f"{joined[name]}{_SEPARATORS.get(name, ', ')}{value}" if name in joined else value
-    if chunked:
+    if length is None:
         joined.pop("content-length", None)  # RFC 9112, section 6.3
         joined["transfer-encoding"] = "chunked"
-    elif not has_body and (method not in _WITHOUT_BODY or joined.keys() & _OF_CONTENT):
+    elif not length and (method not in _WITHOUT_BODY or joined.keys() & _OF_CONTENT):
         joined["content-length"] = "0"
     joined |= {
         "x-ms-invocation-id": invocation_id,

@@ -81,7 +81,10 @@ class TestRequestBodies:
             assert (await wire.answer()).body == b"ok"
 
     async def test_the_host_itself_tells_a_caller_to_go_on_with_one_of_known_length(self) -> None:
-        async with hosted(ok, replace(PATIENT, wait_for_continue=0)) as (host, worker), connect(host.url) as wire:
+        async with (
+            hosted(ok, replace(PATIENT, wait_for_continue=0)) as (host, worker),
+            connect(host.url) as wire,
+        ):
             await wire.send(request("POST", "/upload", "expect: 100-continue", "content-length: 4"))
             assert await wire.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
             assert worker.announced == {}
