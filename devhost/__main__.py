@@ -19,7 +19,8 @@ import aiohttp
 from devhost.host import Host
 from devhost.platform import CORE_TOOLS, PLATFORMS, Platform
 from devhost.playground import Playground
-from devhost.process import Loop, WorkerFailed
+from devhost.process import WorkerFailed
+from devhost.spawning import Loop
 from devhost.standin import Standin
 
 FOLDER = Path(__file__).parent.parent

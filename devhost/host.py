@@ -22,8 +22,9 @@ from devhost.limits import NO_LIMITS, Limits
 from devhost.logs import Logs
 from devhost.platform import FLEX, Platform
 from devhost.platform_cors import PlatformCors
-from devhost.process import Function, Loop, Worker
+from devhost.process import Function, Worker
 from devhost.routing import BadTarget, Route, choose, decode_path, encode_path, routes_of
+from devhost.spawning import Loop
 from devhost.trigger_metadata import trigger_metadata
 from devhost.worker_http import Sent, Upload, WorkerHttp
 
