@@ -24,6 +24,7 @@ from devhost.spawning import LINE_BYTES, App, Loop, Place, spawn
 from devhost.trigger_metadata import Metadata
 
 _START_SECONDS = 60
+_LAST_WORDS_SECONDS = 2
 _GONE = "the worker process is gone"
 
 
@@ -111,6 +112,11 @@ class Worker:
         """The ids of the invocations that have not ended."""
         return frozenset(self._under_way)
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; the negated number of the signal that ended it."""
+        return self._process.returncode
+
     def invoke(
         self, function: Function, params: Mapping[str, str], metadata: Metadata | None = None
     ) -> tuple[str, asyncio.Future[str | None]]:
@@ -138,8 +144,7 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
-        # They end by themselves, now that nothing more can come.
-        await asyncio.wait(self._tasks)
+        await self._hear_out()
         if self._writer is not None:
             self._writer.close()
         self._files.close()
@@ -153,7 +158,7 @@ class Worker:
         exiting.cancel()
         if not connecting.done():
             connecting.cancel()
-            await asyncio.wait(self._tasks)
+            await self._hear_out()
             raise WorkerFailed(self._obituary())
         reader, self._writer = connecting.result()
         self._tasks.append(asyncio.create_task(self._listen(reader)))
@@ -180,6 +185,8 @@ class Worker:
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 self._hear(json.loads(line))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), _LAST_WORDS_SECONDS)
         if not self._started.done():
             self._started.set_result({"failure": self._obituary(), "trace": ""})
         for _, ended in self._under_way.values():
@@ -207,6 +214,12 @@ class Worker:
             # The host leaves a placeholder's lines alone (WorkerProcess.BuildAndLogConsoleLog).
             if not self._is_placeholder:
                 self.logs.console(text, is_error=is_error)
+
+    async def _hear_out(self) -> None:
+        """Reads what the process, now gone, has left in its pipes; a child of its own may still hold them open."""
+        await asyncio.wait(self._tasks, timeout=_LAST_WORDS_SECONDS)
+        for task in self._tasks:
+            task.cancel()
 
     def _obituary(self) -> str:
         return "\n".join([f"{_GONE}: exit code {self._process.returncode}", *self._last_errors])
