@@ -106,6 +106,7 @@ class Caller:
         if asks_for_upgrade(headers) and self._length != 0:
             raise Refused(400)  # UpgradeRequestCannotHavePayload
         if self._length == 0:
+            self._http.next_event()  # an EndOfMessage at once
             self._body_ended()
         return Request(method, target, headers, self._length)
 
