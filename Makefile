@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make start` and `make test`. Neither needs root.
-.PHONY: start test check format package bench bench-quick clean
+.PHONY: start test test-asyncio check format package bench bench-quick clean
 
 VENV := .venv/bin
 PYTEST_ARGS ?=
@@ -8,8 +8,13 @@ BENCH_ARGS ?=
 start: .venv/installed
 	@$(VENV)/python -m devhost
 
+# On the event loop of the platform's worker, uvloop.
 test: .venv/installed
 	@$(VENV)/python -m pytest $(PYTEST_ARGS)
+
+# On asyncio's own, which the worker has on Windows.
+test-asyncio: .venv/installed
+	@$(VENV)/python -m pytest --loop asyncio $(PYTEST_ARGS)
 
 check: .venv/installed
 	@$(VENV)/ruff check .

@@ -19,13 +19,15 @@ import aiohttp
 from devhost.host import Host
 from devhost.platform import CORE_TOOLS, PLATFORMS, Platform
 from devhost.playground import Playground
-from devhost.process import Loop, WorkerFailed
+from devhost.process import WorkerFailed
+from devhost.spawning import Loop
 from devhost.standin import Standin
 
 FOLDER = Path(__file__).parent.parent
 _NOT_IMITATED = "authorization levels, TLS, admin endpoints, scaling, triggers other than HTTP"
 
-_DEMO_SETTINGS = {"CORS_ORIGINS": "http://localhost:*,http://127.0.0.1:*"}
+# Unless the platform's own list is set, which then counts.
+_DEMO_CORS = {"CORS_ORIGINS": "http://localhost:*,http://127.0.0.1:*"}
 
 
 async def main() -> int:
@@ -79,7 +81,8 @@ async def _upstream(environ: dict[str, str]) -> AsyncIterator[dict[str, str]]:
     standin = await Standin.start(keys=_local_keys(demo))
     print(f"Stand-in for the APIM API: {standin.base_url} (set APIM_BASE_URL to use a real one)")
     try:
-        yield {**_DEMO_SETTINGS, **demo, "APIM_BASE_URL": standin.base_url}
+        cors = {} if environ.get("CORS_ALLOWED_ORIGINS") else _DEMO_CORS
+        yield {**cors, **demo, "APIM_BASE_URL": standin.base_url}
     finally:
         await standin.stop()
 

@@ -25,9 +25,10 @@ from devhost.limits import NO_LIMITS, Limits
 from devhost.logs import Logs
 from devhost.platform import FLEX, Platform
 from devhost.platform_cors import PlatformCors
-from devhost.process import Loop, Worker
+from devhost.process import Worker
 from devhost.request import CallerGone, Refused, Request
 from devhost.routing import BadTarget, Route, choose, decode_path, encode_path, routes_of
+from devhost.spawning import Loop
 from devhost.worker_http import WorkerHttp
 
 log = logging.getLogger("devhost")

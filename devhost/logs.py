@@ -69,8 +69,8 @@ class Logs:
 
     @property
     def dropped(self) -> list[Record]:
-        """The app's records that no operator would find."""
-        return [record for record in self.records if record.fate in (Fate.NO_INVOCATION, Fate.LEVEL)]
+        """The app's records that an operator would want, by their level, and not find."""
+        return [record for record in self.records if record.fate is Fate.NO_INVOCATION]
 
     async def first(self, matching: Callable[[Record], bool], timeout: float = 10) -> Record:
         """The first record that matches, waiting up to `timeout` seconds for it. Raises TimeoutError."""
@@ -96,12 +96,11 @@ class Logs:
     ) -> None:
         """A record of the worker's; `function` is the one that its invocation executes, None if it executes none."""
         category = f"Function.{function}.User" if function else logger
+        fate = self._fate_by_level(category, level)
         if system:
             fate = Fate.SYSTEM
-        elif function is None and self._drops:
+        elif function is None and self._drops and fate is Fate.ARRIVED:
             fate = Fate.NO_INVOCATION
-        else:
-            fate = self._fate_by_level(category, level)
         self._add(Record(category, level, message, fate, invocation, logger))
 
     def console(self, line: str, *, is_error: bool) -> None:

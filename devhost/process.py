@@ -15,19 +15,16 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
-from devhost import worker_directory
-from devhost.environment import placeholder
 from devhost.logs import Logs, levels_of
 from devhost.platform import FLEX, Platform
+from devhost.spawning import LINE_BYTES, App, Loop, Place, spawn
 from devhost.trigger_metadata import Metadata
 
-type Loop = Literal["uvloop", "asyncio"]
-
 _START_SECONDS = 60
-_LINE_BYTES = 2**24
+_LAST_WORDS_SECONDS = 2
 _GONE = "the worker process is gone"
 
 
@@ -48,7 +45,7 @@ class Function:
 class Worker:
     """A running worker process; `http_uri` is where its own HTTP server listens, empty for an app without one."""
 
-    def __init__(self, process: asyncio.subprocess.Process, logs: Logs) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, logs: Logs, *, is_placeholder: bool) -> None:
         self.pid = process.pid
         self.logs = logs
         self.http_uri = ""
@@ -58,7 +55,7 @@ class Worker:
         self._under_way: dict[str, tuple[Function, asyncio.Future[str | None]]] = {}
         self._started: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._writer: asyncio.StreamWriter | None = None
-        self._is_placeholder = False
+        self._is_placeholder = is_placeholder
         self._last_errors: deque[str] = deque(maxlen=20)
         assert process.stdout is not None
         assert process.stderr is not None
@@ -78,34 +75,21 @@ class Worker:
         python: Path = Path(sys.executable),
     ) -> Self:
         """Starts the app in `folder` as `platform` does. `python` has what the app requires. Raises WorkerFailed."""
-        environ = platform.environment(settings, folder)
+        app = App(folder, settings, platform, loop, python)
         with contextlib.ExitStack() as files:
-            place = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="devhost-")))
-            standby = place / "standby"
-            standby.mkdir()
+            place = Place.below(Path(files.enter_context(tempfile.TemporaryDirectory(prefix="devhost-"))))
             connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
             server = await asyncio.start_server(
-                lambda *ends: connected.put_nowait(ends), "127.0.0.1", 0, limit=_LINE_BYTES
+                lambda *ends: connected.put_nowait(ends), "127.0.0.1", 0, limit=LINE_BYTES
             )
-            address = "{}:{}".format(*server.sockets[0].getsockname())
-            process = await _spawn(
-                [str(python), "-P", "-X", "no_debug_ranges", "-m", "devhost.worker", address, loop],
-                folder=standby if platform.placeholder else folder,
-                installed=worker_directory.make(place),
-                environ=placeholder(settings) if platform.placeholder else environ,
-            )
-            worker = cls(process, Logs(levels_of(folder), drops=platform.drops_logs))
-            worker._is_placeholder = platform.placeholder
+            process = await spawn(app, place, "{}:{}".format(*server.sockets[0].getsockname()))
+            logs = Logs(levels_of(folder), drops=platform.drops_logs)
+            worker = cls(process, logs, is_placeholder=platform.placeholder)
             worker._files = files.pop_all()
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await worker._meet(connected)
-                if platform.placeholder:
-                    await worker._say({"init": str(standby)})
-                    worker._is_placeholder = False
-                    await worker._take_on({"reload": str(folder), "environment": environ})
-                else:
-                    await worker._take_on({"init": str(folder)})
+                await (worker._specialize(app, place) if platform.placeholder else worker._init(app))
         except BaseException:
             await worker.stop()
             raise
@@ -113,10 +97,25 @@ class Worker:
             server.close()
         return worker
 
+    async def _init(self, app: App) -> None:
+        await self._take_on({"init": str(app.folder)})
+
+    async def _specialize(self, app: App, place: Place) -> None:
+        """From a placeholder to the app. (Where that fails, the platform goes on to try a fresh worker with _init.)"""
+        await self._say({"init": str(place.standby)})
+        self._is_placeholder = False
+        environ = {**place.variables(app.folder), **app.environment}
+        await self._take_on({"reload": str(app.folder), "environment": environ})
+
     @property
     def under_way(self) -> frozenset[str]:
         """The ids of the invocations that have not ended."""
         return frozenset(self._under_way)
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; the negated number of the signal that ended it."""
+        return self._process.returncode
 
     def invoke(
         self, function: Function, params: Mapping[str, str], metadata: Metadata | None = None
@@ -145,8 +144,7 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
-        # They end by themselves, now that nothing more can come.
-        await asyncio.wait(self._tasks)
+        await self._hear_out()
         if self._writer is not None:
             self._writer.close()
         self._files.close()
@@ -160,7 +158,7 @@ class Worker:
         exiting.cancel()
         if not connecting.done():
             connecting.cancel()
-            await asyncio.wait(self._tasks)
+            await self._hear_out()
             raise WorkerFailed(self._obituary())
         reader, self._writer = connecting.result()
         self._tasks.append(asyncio.create_task(self._listen(reader)))
@@ -187,6 +185,8 @@ class Worker:
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 self._hear(json.loads(line))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), _LAST_WORDS_SECONDS)
         if not self._started.done():
             self._started.set_result({"failure": self._obituary(), "trace": ""})
         for _, ended in self._under_way.values():
@@ -211,34 +211,18 @@ class Worker:
             text = line.decode(errors="replace").rstrip("\r\n")
             if is_error:
                 self._last_errors.append(text)
-            if (
-                not self._is_placeholder
-            ):  # whose lines the host leaves alone (WorkerProcess.BuildAndLogConsoleLog)
+            # The host leaves a placeholder's lines alone (WorkerProcess.BuildAndLogConsoleLog).
+            if not self._is_placeholder:
                 self.logs.console(text, is_error=is_error)
+
+    async def _hear_out(self) -> None:
+        """Reads what the process, now gone, has left in its pipes; a child of its own may still hold them open."""
+        await asyncio.wait(self._tasks, timeout=_LAST_WORDS_SECONDS)
+        for task in self._tasks:
+            task.cancel()
 
     def _obituary(self) -> str:
         return "\n".join([f"{_GONE}: exit code {self._process.returncode}", *self._last_errors])
-
-
-async def _spawn(
-    command: list[str], *, folder: Path, installed: Path, environ: Mapping[str, str]
-) -> asyncio.subprocess.Process:
-    """As RpcWorkerProcess.cs and DefaultWorkerProcessFactory.cs do, with what the worker's own worker.config.json and
-    proxyV4/worker.py add. Its stdout is a pipe, and so Python buffers it."""
-    return await asyncio.create_subprocess_exec(
-        *command,
-        cwd=folder,
-        env={
-            **environ,
-            "FUNCTIONS_WORKER_DIRECTORY": str(installed),
-            "FUNCTIONS_APPLICATION_DIRECTORY": str(folder),
-            "PYTHONPATH": str(installed),
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        limit=_LINE_BYTES,
-        start_new_session=True,  # so that Ctrl+C reaches the host alone, which then kills the worker
-    )
 
 
 async def _until_listening(uri: str) -> None:

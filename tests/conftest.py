@@ -12,7 +12,7 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI
 
 from devhost.host import Host
 from devhost.platform import CORE_TOOLS, FLEX, Platform
-from devhost.process import Loop
+from devhost.spawning import Loop
 from devhost.standin import Standin
 from tests.vault_double import Clock, Credential, VaultDouble, running_vault
 
