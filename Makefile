@@ -1,8 +1,9 @@
 # Two commands do everything on a fresh machine: `make start` and `make test`. Neither needs root.
-.PHONY: start test test-asyncio check format package bench bench-quick clean
+.PHONY: start test test-asyncio test-runtimes check format lock package bench bench-quick clean
 
 VENV := .venv/bin
 PYTEST_ARGS ?=
+LOCK_ARGS ?=
 BENCH_ARGS ?=
 
 start: .venv/installed
@@ -11,6 +12,10 @@ start: .venv/installed
 # On the event loop of the platform's worker, uvloop.
 test: .venv/installed
 	@$(VENV)/python -m pytest $(PYTEST_ARGS)
+
+# What knows the insides of the Functions runtime, against the newest two versions of it.
+test-runtimes: .venv/installed
+	@scripts/test-runtimes
 
 # On asyncio's own, which the worker has on Windows.
 test-asyncio: .venv/installed
@@ -29,6 +34,11 @@ bench:
 
 bench-quick:
 	@scripts/bench --pace quick $(BENCH_ARGS)
+
+# The lock files anew, after a change of an .in file. LOCK_ARGS=--upgrade takes the newest of everything,
+# LOCK_ARGS="--upgrade-package httpx" of one.
+lock: .venv/installed
+	@scripts/lock $(LOCK_ARGS)
 
 format: .venv/installed
 	@$(VENV)/ruff check --fix .
