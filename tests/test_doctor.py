@@ -15,6 +15,8 @@ import pytest
 import trustme
 from aiohttp import web
 
+from devhost.azure.faults import forbidden
+from devhost.azure.vault import Clock, Credential, VaultDouble, running_vault
 from devhost.host import Host
 from devhost.standin import Standin
 from shim.cli.doctor import examination as doctor
@@ -22,7 +24,6 @@ from shim.cli.doctor.examination import CHECKS, Finding, Patient
 from shim.keys.azure.key_vault import VaultSecrets
 from shim.settings import SettingsError
 from tests.conftest import KEY, StartHost
-from tests.vault_double import Clock, Credential, VaultDouble, forbidden, running_vault
 
 ORIGIN = "https://app.example.com"
 

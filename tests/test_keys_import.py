@@ -7,12 +7,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from devhost.azure.services import RESOURCE_ID, SERVICE, Azure, Subscribed, running_azure
 from devhost.host import Host
 from shim.keys.admin.importing import Change, Filters, Import, count
 from shim.keys.azure.api_management import ApimError
 from shim.keys.subscription import digest_of
 from shim.settings import Settings
-from tests.azure_double import RESOURCE_ID, SERVICE, Azure, Subscribed, running_azure
 from tests.conftest import KEY as KNOWN_TO_STANDIN
 from tests.conftest import StartHost
 

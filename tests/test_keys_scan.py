@@ -7,19 +7,13 @@ from datetime import timedelta
 import pytest
 from aiohttp import web
 
+from devhost.azure.faults import failing, forbidden, throttled
+from devhost.azure.vault import Clock, Credential, VaultDouble
 from shim.errors import KeyStoreUnavailable
 from shim.keys import scan
 from shim.keys.azure.key_vault import VaultSecrets
 from shim.keys.scan import ScanKeyStore
 from shim.keys.subscription import Subscription, digest_of
-from tests.vault_double import (
-    Clock,
-    Credential,
-    VaultDouble,
-    failing,
-    forbidden,
-    throttled,
-)
 
 TTL = 300.0
 STALE = 3600.0

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from shim.errors import KeyStoreUnavailable
-from shim.keys.azure.key_vault import VaultError, VaultSecrets
+from shim.keys.azure.key_vault import VaultSecrets
+from shim.keys.azure.vault_errors import VaultError
 from shim.keys.subscription import Subscription
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from shim.cli.doctor.finding import Finding, failed, ok, warning
 from shim.cli.doctor.patient import Client, Patient
 from shim.keys.azure.credential import SharedCredential
-from shim.keys.azure.key_vault import VaultError, VaultSecrets
+from shim.keys.azure.key_vault import VaultSecrets
+from shim.keys.azure.vault_errors import VaultError
 from shim.keys.vault import NO_DIGEST
 from shim.settings import Settings
 
@@ -65,18 +66,15 @@ async def _reading(secrets: VaultSecrets, settings: Settings) -> Finding:
     try:
         await secrets.get(settings.key_secret_prefix + NO_DIGEST)
     except VaultError as error:
-        says, _, remedy = error.reason.partition(": ")
-        if remedy.startswith("//"):  # of a URL
-            says, _, remedy = error.reason.rpartition(": ")
-        return failed("vault", says or error.reason, remedy or _how_to_reach(error.reason))
+        return failed("vault", error.problem, error.remedy or _how_to_reach(error))
     milliseconds = (time.monotonic() - began) * 1000
     return ok("vault", f"{secrets.url} lets this identity read secrets ({milliseconds:.0f} ms)")
 
 
-def _how_to_reach(reason: str) -> str:
-    if "no connection" in reason or "did not answer" in reason:
+def _how_to_reach(error: VaultError) -> str:
+    if error.fault == "unreachable":
         return "check the name in KEY_VAULT_URL, and whether the vault's firewall or private endpoint lets you in"
-    return "try again; if it lasts, see the vault's metrics for throttling"
+    return "try again; if it persists, look for throttling in the vault's metrics"
 
 
 async def _listing(secrets: VaultSecrets, settings: Settings) -> Finding:

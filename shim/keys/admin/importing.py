@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shim.keys import open_apim, open_secrets
-from shim.keys.admin.inventory import REVOKED, Entry, Ledger
+from shim.keys.admin.inventory import REVOKED, Inventory, KeyRecord
 from shim.keys.azure.api_management import MASTER, Apim, ApimSubscription
 from shim.keys.azure.writing import MAX_TAG_LENGTH, WritableSecrets
 from shim.keys.subscription import digest_of
@@ -93,8 +93,8 @@ class Import:
 
     async def plan(self) -> list[Change]:
         """What there is to do; reads both sides whole before anything is written. Raises ApimError, VaultError."""
-        ledger = Ledger(self._secrets, prefix=self._prefix)
-        entries = {entry.digest: entry async for entry in ledger.entries() if entry.digest}
+        inventory = Inventory(self._secrets, prefix=self._prefix)
+        records = {record.digest: record async for record in inventory.records() if record.digest}
         subscriptions = {found.sid: found async for found in self._apim.subscriptions()}
         scopes = await self._scopes()
         chosen = [found for found in subscriptions.values() if _is_chosen(found, scopes)]
@@ -102,10 +102,10 @@ class Import:
         current: set[str] = set()
         async for subscription, slot, key in self._keys(chosen):
             current.add(digest_of(key))
-            changes.append(self._change(subscription, slot, key, entries.get(digest_of(key))))
+            changes.append(self._change(subscription, slot, key, records.get(digest_of(key))))
         if self._prune:
             read = {found.sid for found in chosen}
-            gone = [entry for digest, entry in entries.items() if digest not in current]
+            gone = [record for digest, record in records.items() if digest not in current]
             changes += self._pruned(gone, subscriptions, read)
         return sorted(changes, key=lambda change: (change.label, change.shown))
 
@@ -144,7 +144,9 @@ class Import:
         for item in found:
             yield item
 
-    def _change(self, subscription: ApimSubscription, slot: str, key: str, entry: Entry | None) -> Change:
+    def _change(
+        self, subscription: ApimSubscription, slot: str, key: str, record: KeyRecord | None
+    ) -> Change:
         tags = {
             "label": subscription.label[:MAX_TAG_LENGTH],
             "owner": subscription.owner,
@@ -153,39 +155,39 @@ class Import:
             SLOT: slot,
         }
         tags = {name: value for name, value in tags.items() if value}
-        action, reason = self._verdict(tags, entry)
+        action, reason = self._verdict(tags, record)
         write = None
         if action == "added":
             write = Write(self._prefix + digest_of(key), tags, value=key)
-        elif action == "changed" and entry:
-            write = Write(entry.name, {**entry.tags, **tags}, enabled=True)
+        elif action == "changed" and record:
+            write = Write(record.name, {**record.tags, **tags}, enabled=True)
         digits = digest_of(key)[:SHOWN_DIGITS]
         return Change(action, subscription.label, subscription.owner, digits, f"{slot} key; {reason}", write)
 
-    def _verdict(self, tags: dict[str, str], entry: Entry | None) -> tuple[Action, str]:
-        if entry is None:
+    def _verdict(self, tags: dict[str, str], record: KeyRecord | None) -> tuple[Action, str]:
+        if record is None:
             return "added", "new"
-        if entry.source != self._source:
-            return "kept", f"in the vault from {entry.source or 'elsewhere'}"
-        if REVOKED in entry.tags:
+        if record.source != self._source:
+            return "kept", f"in the vault from {record.source or 'elsewhere'}"
+        if REVOKED in record.tags:
             return "kept", "revoked by an operator"
-        if not entry.enabled:
+        if not record.enabled:
             return "changed", "enabled again"
-        if any(entry.tags.get(name) != value for name, value in tags.items()):
+        if any(record.tags.get(name) != value for name, value in tags.items()):
             return "changed", "label or owner"
         return "unchanged", "as it was"
 
     def _pruned(
-        self, gone: list[Entry], subscriptions: dict[str, ApimSubscription], read: set[str]
+        self, gone: list[KeyRecord], subscriptions: dict[str, ApimSubscription], read: set[str]
     ) -> Iterable[Change]:
         """Disables keys of this service that APIM does not accept any more.
 
         A subscription that is active and outside of the filters is left alone, as its keys were not read.
         Nor is anything disabled for a service without a subscription: each has one that is built in.
         """
-        for entry in gone if subscriptions else []:
-            subscription = subscriptions.get(entry.tags.get(SID, ""))
-            if entry.source != self._source or not entry.enabled:
+        for record in gone if subscriptions else []:
+            subscription = subscriptions.get(record.tags.get(SID, ""))
+            if record.source != self._source or not record.enabled:
                 continue
             if subscription is None:
                 reason = "subscription gone"
@@ -195,8 +197,8 @@ class Import:
                 reason = "key regenerated"
             else:
                 continue
-            write = Write(entry.name, dict(entry.tags), enabled=False)
-            yield Change("disabled", entry.label, entry.tags.get("owner", ""), entry.shown, reason, write)
+            write = Write(record.name, dict(record.tags), enabled=False)
+            yield Change("disabled", record.label, record.owner, record.shown, reason, write)
 
     async def _write(self, write: Write) -> None:
         if write.value is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # 256 bits.
 KEY_BYTES = 32
 # Hex digits of a digest that name a key, at least.
-LEAST_DIGITS = 4
+MIN_DIGITS = 4
 # Tags beside label, owner and source: when an operator revoked a key, which no import undoes.
 REVOKED = "revoked"
 
@@ -33,7 +33,7 @@ class NoSuchKeyError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class KeyRecord:
     """A key's secret, without its value. `name` holds the whole digest, so that it is not shown."""
 
     name: str = field(repr=False)
@@ -61,8 +61,17 @@ class Entry:
         return self.tags.get("label") or (f"key-{self.shown}" if self.digest else shown(self.name))
 
     @property
+    def owner(self) -> str:
+        return self.tags.get("owner", "")
+
+    @property
     def source(self) -> str:
         return self.tags.get("source", "")
+
+    @property
+    def lifetime(self) -> timedelta | None:
+        """How long the key was meant to last, so that its successor lasts as long."""
+        return self.expires - self.created if self.expires and self.created else None
 
     def state(self, now: datetime) -> State:
         if not self.enabled:
@@ -77,7 +86,7 @@ def new_key() -> str:
     return secrets.token_hex(KEY_BYTES)
 
 
-class Ledger:
+class Inventory:
     """Lists and changes the keys of one vault. Every method raises VaultError."""
 
     def __init__(
@@ -91,35 +100,35 @@ class Ledger:
         self._prefix = prefix
         self._now = now
 
-    async def entries(self) -> AsyncIterator[Entry]:
+    async def records(self) -> AsyncIterator[KeyRecord]:
         """Every key, in the vault's order; no value is read."""
         async for item in self._secrets.list():
             name = item.name or ""
             if name.casefold().startswith(self._prefix.casefold()) and not item.managed:
-                yield self._entry(name, item)
+                yield self._record(name, item)
 
-    async def named(self, name: str) -> Entry:
-        """The key whose digest begins so (LEAST_DIGITS at least), or whose label is this. Raises NoSuchKeyError."""
-        found = [entry async for entry in self.entries() if _is_called(entry, name)]
+    async def find(self, name: str) -> KeyRecord:
+        """The key whose digest begins so (MIN_DIGITS at least), or whose label is this. Raises NoSuchKeyError."""
+        found = [record async for record in self.records() if _is_called(record, name)]
         if len(found) == 1:
             return found[0]
         # What was asked for is not quoted: it may have been a key.
         if not found:
             raise NoSuchKeyError("no key has this label, or a digest that begins so: 'keys list' shows all")
         # After a rotation the old key keeps the label: while it is good too, who asks must say which.
-        good = [entry for entry in found if entry.state(self._now()) == "good"]
+        good = [record for record in found if record.state(self._now()) == "good"]
         if len(good) == 1:
             return good[0]
-        several = ", ".join(entry.shown for entry in found[:5])
+        several = ", ".join(record.shown for record in found[:5])
         raise NoSuchKeyError(f"{len(found)} keys are called so: say which by its digest ({several})")
 
-    async def of_digest(self, digest: str) -> Entry | None:
+    async def by_digest(self, digest: str) -> KeyRecord | None:
         """The key with this digest, whether it is good or not."""
         name = self._prefix + digest
         versions = [item async for item in self._secrets.versions(name)]
         if not versions:
             return None
-        return self._entry(name, max(versions, key=lambda item: item.created_on or _LONG_AGO))
+        return self._record(name, max(versions, key=lambda item: item.created_on or _LONG_AGO))
 
     async def add(
         self, key: str, *, upstream: str, tags: Mapping[str, str], expires: datetime | None = None
@@ -127,38 +136,35 @@ class Ledger:
         """Makes `key` good; `upstream` is the key that APIM is sent for it, which may be the same."""
         await self._secrets.put(self._prefix + digest_of(key), upstream, tags=tags, expires=expires)
 
-    async def upstream_key(self, entry: Entry) -> str | None:
+    async def upstream_key(self, record: KeyRecord) -> str | None:
         """The key that APIM is sent for this one, if that is another; None where both are the same."""
-        secret = await self._secrets.get(entry.name)
+        secret = await self._secrets.get(record.name)
         value = (secret.value or "").strip() if secret else ""
-        return value if value and digest_of(value) != entry.digest else None
+        return value if value and digest_of(value) != record.digest else None
 
     async def replace(
-        self, entry: Entry, key: str, *, upstream: str, expires: datetime | None, grace: timedelta
+        self, record: KeyRecord, key: str, *, upstream: str, expires: datetime | None, grace: timedelta
     ) -> datetime:
         """Makes `key` good in the place of another, which ends after `grace`; gives the time when."""
         now = self._now()
-        ends = min(now + grace, entry.expires or now + grace)
-        tags = {name: value for name, value in entry.tags.items() if name != REVOKED}
-        if entry.digest is None:
+        ends = min(now + grace, record.expires or now + grace)
+        tags = {name: value for name, value in record.tags.items() if name != REVOKED}
+        if record.digest is None:
             # A new version; that the one before it stays good for a while is the scan's rule.
-            await self._secrets.put(entry.name, key, tags=tags, expires=expires)
+            await self._secrets.put(record.name, key, tags=tags, expires=expires)
             return ends
         # The new one first: whatever fails after that, a caller has a key that is good.
         await self.add(key, upstream=upstream, tags=tags, expires=expires)
-        await self._secrets.change(entry.name, expires=ends)
+        await self._secrets.change(record.name, expires=ends)
         return ends
 
-    async def revoke(self, entry: Entry) -> None:
+    async def revoke(self, record: KeyRecord) -> None:
         """Disables a key, and notes when; the vault keeps it."""
-        tags = {**entry.tags, REVOKED: f"{self._now():%Y-%m-%dT%H:%M:%SZ}"}
-        await self._secrets.change(entry.name, enabled=False, tags=tags)
+        tags = {**record.tags, REVOKED: f"{self._now():%Y-%m-%dT%H:%M:%SZ}"}
+        await self._secrets.change(record.name, enabled=False, tags=tags)
 
-    async def close(self) -> None:
-        await self._secrets.close()
-
-    def _entry(self, name: str, item: SecretProperties) -> Entry:
-        return Entry(
+    def _record(self, name: str, item: SecretProperties) -> KeyRecord:
+        return KeyRecord(
             name=name,
             prefix=self._prefix,
             enabled=item.enabled is not False,
@@ -173,8 +179,8 @@ class Ledger:
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
-def _is_called(entry: Entry, name: str) -> bool:
-    if name in (entry.tags.get("label"), shown(entry.name), entry.name):
+def _is_called(record: KeyRecord, name: str) -> bool:
+    if name in (record.tags.get("label"), shown(record.name), record.name):
         return True
     digits = name.casefold().rstrip("…")
-    return len(digits) >= LEAST_DIGITS and entry.digest is not None and entry.digest.startswith(digits)
+    return len(digits) >= MIN_DIGITS and record.digest is not None and record.digest.startswith(digits)

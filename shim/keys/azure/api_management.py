@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from shim.errors import describe_defect
 from shim.keys.azure.credential import SharedCredential, TokenTimeoutError, open_credential
-from shim.keys.azure.key_vault import Fault, silent_logger, suppress_span
+from shim.keys.azure.sdk import silent_logger, suppress_span
+from shim.keys.azure.vault_errors import Fault
 
 if TYPE_CHECKING:
     from azure.core.async_paging import AsyncItemPaged

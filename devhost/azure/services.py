@@ -15,20 +15,12 @@ from aiohttp import web
 from azure.core.credentials import AccessTokenInfo, TokenRequestOptions
 from azure.core.pipeline.transport import AioHttpTransport
 
+from devhost.azure.faults import CLIENT, PRINCIPAL
+from devhost.azure.tls import client_tls, server_tls, write_authority
+from devhost.azure.vault import Clock, Credential, VaultDouble, running_vault
 from shim.keys.azure.api_management import Apim
 from shim.keys.azure.writing import WritableSecrets
 from shim.settings import Settings
-from tests.vault_double import (
-    CLIENT,
-    PRINCIPAL,
-    Clock,
-    Credential,
-    VaultDouble,
-    client_tls,
-    running_vault,
-    server_tls,
-    write_authority,
-)
 
 IDENTITY_HEADER = "Zq4Rw8Xn2Vt6Yk0Pm5Hd3Js7Lf"
 SUBSCRIPTION = "11111111-2222-4333-8444-555555555555"
