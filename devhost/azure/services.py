@@ -66,6 +66,8 @@ class ApimDouble:
         self.products_of: dict[str, list[str]] = {}
         self.page_size = 2
         self.status: int | None = None
+        # After so many calls, every one is refused.
+        self.fails_after: int | None = None
         self.url = ""
         self._token = token
 
@@ -102,6 +104,8 @@ class ApimDouble:
         self.calls[kind] += 1
         if request.headers.get("Authorization") != f"Bearer {self._token}":
             return web.json_response({"error": {"code": "AuthenticationFailed"}}, status=401)
+        if self.fails_after is not None and sum(self.calls.values()) > self.fails_after:
+            return web.json_response({"error": {"code": "AuthorizationFailed"}}, status=403)
         if self.status is not None:
             message = f"The client '{PRINCIPAL}' with object id '{CLIENT}' may not do this at {request.path}"
             return web.json_response(

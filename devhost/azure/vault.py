@@ -181,7 +181,7 @@ class VaultDouble:
 
     async def start(self) -> None:
         app = web.Application()
-        app.router.add_route("*", "/{tail:.*}", self._answer)
+        app.router.add_route("*", "/{tail:.*}", self.answer)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(
@@ -196,7 +196,8 @@ class VaultDouble:
             await self._runner.cleanup()
             self._runner = None
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
+        """The response to one request; faults that fail some of them only let others through with it."""
         self.hosts.add(request.host)
         if request.headers.get("Authorization") != f"Bearer {self._credential.token}":
             self.calls["challenge"] += 1

@@ -106,7 +106,9 @@ def run(
             "Set it in the environment, or in local.settings.json.",
         )
     except (VaultError, ApimError) as error:
-        _exit(_EXIT_CODES[error.fault], error.reason, _NEXT_STEPS[error.fault])
+        # A command adds notes on what it has done by then.
+        steps = [*getattr(error, "__notes__", ()), _NEXT_STEPS[error.fault]]
+        _exit(_EXIT_CODES[error.fault], error.reason, " ".join(steps))
     except NoSuchKeyError as error:
         _exit(ExitCode.REFUSED, str(error))
     except CommandRefused as error:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from shim.keys.text import printable
+
 type Outcome = Literal["ok", "warning", "failed"]
 
 
@@ -16,6 +18,11 @@ class Finding:
     outcome: Outcome
     message: str
     next_step: str = ""
+
+    def __post_init__(self) -> None:
+        # They quote responses, which may hold anything.
+        for name in ("message", "next_step"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     def __str__(self) -> str:
         line = f"{self.outcome:<8}{self.check}: {self.message}"

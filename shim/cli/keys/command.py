@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -12,6 +12,7 @@ from shim.cli.keys import rendering
 from shim.cli.keys.checking import verdict_on
 from shim.cli.keys.import_command import import_apim
 from shim.cli.keys.key_input import given_key, read_secret
+from shim.cli.keys.new_key import NewKey, store
 from shim.cli.keys.options import (
     NO_ARGUMENTS,
     DryRun,
@@ -25,6 +26,7 @@ from shim.cli.keys.options import (
     Upstream,
     Which,
 )
+from shim.cli.keys.rotation import RotateKey
 from shim.cli.session import (
     CommandRefused,
     ExitCode,
@@ -35,7 +37,7 @@ from shim.cli.session import (
     run,
     say,
 )
-from shim.keys.admin.inventory import KeyRecord, new_key
+from shim.keys.admin.inventory import new_key
 from shim.keys.subscription import digest_of
 from shim.keys.vault import SHOWN_DIGITS
 
@@ -91,12 +93,13 @@ def add(
             )
         ends = _now() + expires if expires else None
         tags = {"label": label, "owner": owner, "source": "operator"}
-        if not dry_run:
-            await session.inventory.add(key, upstream=sent or key, tags=tags, expires=ends)
-        say(f"{'Would add' if dry_run else 'Added'} {label}{rendering.until(ends)}.")
-        rendering.print_new_key(
-            key, generated=given is None, stands_for=sent, dry_run=dry_run, json=json, label=label
-        )
+        new = NewKey(key, label, generated=given is None, stands_for=sent, json=json)
+        if dry_run:
+            say(f"Would add {label}{rendering.until(ends)}.")
+            new.print_dry_run()
+        else:
+            await store(new, session.inventory.add(key, upstream=sent or key, tags=tags, expires=ends))
+            say(f"Added {label}{rendering.until(ends)}.")
 
     run(context, work)
 
@@ -140,31 +143,7 @@ def rotate(
     """Replace a key by a new one; the old one stays good for the grace period."""
     refuse_arguments(context)
     given = given_key(stdin, prompt)
-
-    async def work(session: Session) -> None:
-        record = await session.inventory.find(which)
-        _refuse_rotation(record)
-        key = given or new_key()
-        sent = await session.inventory.upstream_key(record) if record.digest else None
-        lifetime = expires or record.lifetime
-        overlap = grace or timedelta(seconds=session.settings.key_rotation_grace)
-        if dry_run:
-            ends = min(_now() + overlap, record.expires or _now() + overlap)
-        else:
-            ends = await session.inventory.replace(
-                record,
-                key,
-                upstream=sent or key,
-                expires=_now() + lifetime if lifetime else None,
-                grace=overlap,
-            )
-        done = "Would rotate" if dry_run else "Rotated"
-        say(f"{done} {record.label}: the old key {record.shown} is good{rendering.until(ends)}.")
-        rendering.print_new_key(
-            key, generated=given is None, stands_for=sent, dry_run=dry_run, json=json, label=record.label
-        )
-
-    run(context, work)
+    run(context, RotateKey(which, given, lifetime=expires, grace=grace, dry_run=dry_run, json=json))
 
 
 @app.command(context_settings=NO_ARGUMENTS)
@@ -200,18 +179,6 @@ def check(context: typer.Context, json: Json = False) -> None:
         rendering.print_accepted(verdict, json)
 
     run(context, work)
-
-
-def _refuse_rotation(record: KeyRecord) -> None:
-    if record.source.startswith("apim:"):
-        raise CommandRefused(
-            f"{record.label} is a key of {record.source}: regenerate it there, and run 'keys import-apim --prune'"
-        )
-    state = record.state(_now())
-    if state != "good":
-        raise CommandRefused(
-            f"{record.label} ({record.shown}) is {state}: there is nothing to replace; use 'keys add'"
-        )
 
 
 def _now() -> datetime:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from shim.keys.text import printable
+
 _DURATION = re.compile(r"(\d{1,5})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -22,9 +24,15 @@ def _duration(text: str) -> timedelta:
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
+def _printable(text: str) -> str:
+    if text != printable(text):
+        raise typer.BadParameter("use visible characters only")
+    return text
+
+
 Which = Annotated[str, typer.Argument(help="A label, or the start of a digest as 'list' shows it.")]
-Label = Annotated[str, typer.Option(help="What the key is called in logs.")]
-Owner = Annotated[str, typer.Option(help="Who is responsible for it.")]
+Label = Annotated[str, typer.Option(callback=_printable, help="What the key is called in logs.")]
+Owner = Annotated[str, typer.Option(callback=_printable, help="Who is responsible for it.")]
 Expires = Annotated[
     timedelta | None,
     typer.Option(parser=_duration, metavar="TIME", help="Refuse it after this time: 90d, 12h, 2w."),

@@ -11,7 +11,7 @@ from shim.cli import output
 from shim.cli.session import say
 from shim.keys.admin.importing import Change
 from shim.keys.admin.inventory import KeyRecord
-from shim.keys.subscription import Subscription, digest_of
+from shim.keys.subscription import Subscription
 from shim.keys.vault import SHOWN_DIGITS
 
 
@@ -46,24 +46,6 @@ def print_record(record: KeyRecord, json: bool) -> None:
         output.print_json(described)
     else:
         output.print_table(["", ""], [[name, str(value or "")] for name, value in described.items()])
-
-
-def print_new_key(
-    key: str, *, generated: bool, stands_for: str | None, dry_run: bool, json: bool, label: str
-) -> None:
-    """The one place where a key is printed: a new one, to stdout."""
-    if generated and not dry_run:
-        say("The key is on stdout, and nowhere else: pass it on now.")
-    if not stands_for:
-        say(
-            "APIM must know it too: make it the primary or secondary key of an APIM subscription,"
-            " or have it stand for such a key with 'add --upstream'."
-        )
-    if json:
-        shown = {"key": key} if generated and not dry_run else {}
-        output.print_json({**shown, "label": label, "digest": digest_of(key)[:SHOWN_DIGITS]})
-    elif generated and not dry_run:
-        typer.echo(key)
 
 
 def print_accepted(subscription: Subscription, json: bool) -> None:

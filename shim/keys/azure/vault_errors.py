@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from shim.errors import describe_defect
 from shim.keys.azure.credential import TokenTimeoutError
+from shim.keys.text import printable
 
 if TYPE_CHECKING:
     from azure.core.exceptions import HttpResponseError
@@ -28,17 +29,26 @@ class VaultError(Exception):
     """A call to the vault failed.
 
     `problem` and `remedy` are for operators and hold no key, token or digest; `retry_after` is in seconds.
+    `maybe_done` is whether the vault may have carried out a write all the same.
     """
 
     def __init__(
-        self, problem: str, *, remedy: str = "", retry_after: int = RETRY_SOON, fault: Fault = "other"
+        self,
+        problem: str,
+        *,
+        remedy: str = "",
+        retry_after: int = RETRY_SOON,
+        fault: Fault = "other",
+        maybe_done: bool = False,
     ) -> None:
-        self.problem = problem
+        # It may quote an error code, which is whatever the other side sent.
+        self.problem = printable(problem)
         self.remedy = remedy
-        self.reason = f"{problem}: {remedy}" if remedy else problem
+        self.reason = f"{self.problem}: {remedy}" if remedy else self.problem
         super().__init__(self.reason)
         self.retry_after = retry_after
         self.fault: Fault = fault
+        self.maybe_done = maybe_done
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,9 @@ def timed_out(access: Access, seconds: float, *, waiting_for_token: bool) -> Vau
     if waiting_for_token:
         return VaultError(f"no token for {access.identity} within {seconds:g} seconds", fault="identity")
     return VaultError(
-        f"Key Vault {access.url} did not respond within {seconds:g} seconds", fault="unreachable"
+        f"Key Vault {access.url} did not respond within {seconds:g} seconds",
+        fault="unreachable",
+        maybe_done=True,
     )
 
 
@@ -77,13 +89,17 @@ def explain(error: Exception, access: Access) -> VaultError:
     if isinstance(error, AzureError):
         cause = getattr(error, "inner_exception", None) or error
         return VaultError(
-            f"no connection to Key Vault {access.url} ({type(cause).__name__})", fault="unreachable"
+            f"no connection to Key Vault {access.url} ({type(cause).__name__})",
+            fault="unreachable",
+            # azure-core reports a connection that broke after the request as one that was never made.
+            maybe_done=True,
         )
     return VaultError(
         f"unexpected response from {access.url} ({describe_defect(error)})",
         remedy="is KEY_VAULT_URL the URL of a Key Vault?",
         retry_after=RETRY_LATER,
         fault="unreachable",
+        maybe_done=True,
     )
 
 
@@ -91,7 +107,7 @@ def _explain_status(error: HttpResponseError, status: int, access: Access) -> Va
     code = error_codes(error)[-1]
     seen = f"Key Vault {access.url} answered {status} {code}".rstrip()
     if status == 429 or status >= 500:
-        return VaultError(seen, retry_after=_retry_after(error))
+        return VaultError(seen, retry_after=_retry_after(error), maybe_done=status >= 500)
     fault, remedy = _remedy(status, code, access)
     return VaultError(seen, remedy=remedy, retry_after=RETRY_LATER, fault=fault)
 
