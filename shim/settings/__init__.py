@@ -1,9 +1,8 @@
 """The environment, read once into one frozen `Settings`; every problem is reported at once."""
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self
 
 from shim.settings.origins import OriginPattern
 from shim.settings.reader import APIS, Api, Reader
@@ -15,6 +14,10 @@ MIB = 1024 * 1024
 # below its default, so that callers get a 413 that says why.
 _HOSTS_BODY_LIMIT = "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"
 _MAX_BODY_BYTES = 96 * MIB
+_BODY_LIMIT_HIDDEN = (
+    f"MAX_BODY_BYTES is not below the Functions host's own limit ({_HOSTS_BODY_LIMIT}, 104857600 bytes by default):"
+    " between the two, callers get the host's empty 500 in place of a 413"
+)
 
 # Latest GA dated version of the data plane's inference API:
 # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
@@ -27,15 +30,14 @@ APIM_RESOURCE_ID_FORM = (
 
 # https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#objects-identifiers-and-versioning
 # A secret's name has at most 127 characters, of which a digest takes 64.
-_SECRET_PREFIX = re.compile(r"[0-9A-Za-z-]{0,63}")
+_NAME_PREFIX = r"[0-9A-Za-z-]{0,63}"
 
 # https://learn.microsoft.com/azure/azure-resource-manager/management/overview: a service of API Management.
-_APIM_RESOURCE_ID = re.compile(
-    r"/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.ApiManagement/service/[^/\s]+",
-    re.IGNORECASE,
+_APIM_RESOURCE_ID = (
+    r"(?i:/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.ApiManagement/service/[^/\s]+)|"
 )
 # https://learn.microsoft.com/azure/azure-functions/functions-bindings-timer#ncrontab-expressions, with seconds.
-_SCHEDULE = re.compile(r"[0-9*/,\-]+( +[0-9A-Za-z*/,\-]+){5}")
+_SCHEDULE = r"[0-9*/,\-]+( +[0-9A-Za-z*/,\-]+){5}"
 
 # Dedicated and Premium plans set the first, Consumption and Flex Consumption the others.
 _SET_ONLY_IN_AZURE = ("WEBSITE_INSTANCE_ID", "WEBSITE_POD_NAME", "WEBSITE_SITE_NAME")
@@ -59,47 +61,89 @@ class SettingsError(Exception):
         self.cors_credentials = cors_credentials
 
 
-@dataclass(frozen=True, slots=True)
+def _setting(read: Callable[[Reader], object], *, secret: bool = False) -> Any:
+    """How a setting is read; one that is `secret` stays out of `repr`."""
+    return field(metadata={"read": read}, repr=not secret)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the shim was told; names and meanings are those of the README's table. Times are in seconds.
+    """What the shim was told; docs/settings.md says what each means. Times are in seconds.
 
     `warnings` are for operators: the shim works, though hardly as they meant it.
     """
 
-    apim_base_url: str
-    apim_api: Api
-    apim_v1_base_url: str
-    apim_api_version: str
-    apim_key_header: str
-    model_apis: Mapping[str, Api]
-    model_deployments: Mapping[str, str]
-    models: tuple[str, ...]
-    key_vault_url: str | None
-    key_lookup: Literal["digest", "scan"]
-    key_secret_prefix: str
-    key_cache_ttl: float
-    key_cache_stale: float
-    key_rotation_grace: float
-    local_subscription_keys: tuple[tuple[str, str], ...] = field(repr=False)
-    cors_origins: tuple[OriginPattern, ...]
-    cors_credentials: bool
-    cors_max_age: int
-    user_token_header: str
-    upstream_connect_timeout: float
-    upstream_first_byte_timeout: float
-    upstream_idle_timeout: float
-    upstream_transport: Literal["shim", "httpx"]
-    sse_heartbeat: float
-    max_body_bytes: int
-    azure_client_id: str | None
-    readyz_details: bool
-    azure_resource_manager_url: str
-    apim_resource_id: str | None
-    apim_import_schedule: str
-    apim_import_products: tuple[str, ...]
-    apim_import_apis: tuple[str, ...]
-    apim_import_prune: bool
-    in_azure: bool
+    apim_base_url: str = _setting(lambda read: read.url("APIM_BASE_URL", required=True))
+    apim_api: Api = _setting(lambda read: read.choice("APIM_API", APIS, "legacy"))
+    apim_v1_base_url: str = _setting(lambda read: read.url("APIM_V1_BASE_URL") or _v1_of(read))
+    apim_api_version: str = _setting(
+        lambda read: read.matching(
+            "APIM_API_VERSION", r"[0-9A-Za-z.-]+", LATEST_GA_API_VERSION, "like 2024-10-21"
+        )
+    )
+    apim_key_header: str = _setting(lambda read: read.header_name("APIM_KEY_HEADER", "api-key"))
+    model_apis: Mapping[str, Api] = _setting(lambda read: read.apis("MODEL_APIS"))
+    model_deployments: Mapping[str, str] = _setting(
+        lambda read: dict(read.pairs("MODEL_DEPLOYMENTS", "model=deployment"))
+    )
+    models: tuple[str, ...] = _setting(lambda read: read.names("MODELS"))
+
+    key_vault_url: str | None = _setting(lambda read: read.url("KEY_VAULT_URL", https_only=True) or None)
+    key_lookup: Literal["digest", "scan"] = _setting(
+        lambda read: read.choice("KEY_LOOKUP", {"digest": "digest", "scan": "scan"}, "digest")
+    )
+    key_secret_prefix: str = _setting(
+        lambda read: read.matching(
+            "KEY_NAME_PREFIX", _NAME_PREFIX, "apim-sub-", "letters, digits and dashes, at most 63"
+        )
+    )
+    key_cache_ttl: float = _setting(lambda read: read.number("KEY_CACHE_TTL", 300, least=1))
+    key_cache_stale: float = _setting(lambda read: read.number("KEY_CACHE_STALE", 3600, least=0))
+    key_rotation_grace: float = _setting(lambda read: read.number("KEY_ROTATION_GRACE", 86400, least=0))
+    local_subscription_keys: tuple[tuple[str, str], ...] = _setting(
+        lambda read: tuple(read.pairs("LOCAL_SUBSCRIPTION_KEYS", "label=key")), secret=True
+    )
+
+    cors_origins: tuple[OriginPattern, ...] = _setting(lambda read: read.cors.origins)
+    cors_credentials: bool = _setting(lambda read: read.cors.credentials)
+    cors_max_age: int = _setting(lambda read: int(read.number("CORS_MAX_AGE", 600, least=0)))
+    user_token_header: str = _setting(
+        lambda read: read.header_name("USER_TOKEN_HEADER", "x-user-authorization")
+    )
+
+    upstream_connect_timeout: float = _setting(
+        lambda read: read.number("UPSTREAM_CONNECT_TIMEOUT", 5, least=0.1)
+    )
+    upstream_first_byte_timeout: float = _setting(
+        lambda read: read.number("UPSTREAM_FIRST_BYTE_TIMEOUT", 220, least=0.1)
+    )
+    upstream_idle_timeout: float = _setting(lambda read: read.number("UPSTREAM_IDLE_TIMEOUT", 300, least=0))
+    upstream_transport: Literal["shim", "httpx"] = _setting(
+        lambda read: read.choice("UPSTREAM_TRANSPORT", {"shim": "shim", "httpx": "httpx"}, "shim")
+    )
+    sse_heartbeat: float = _setting(lambda read: read.number("SSE_HEARTBEAT", 15, least=0))
+    max_body_bytes: int = _setting(lambda read: int(read.number("MAX_BODY_BYTES", _MAX_BODY_BYTES, least=1)))
+
+    azure_client_id: str | None = _setting(lambda read: read.text("AZURE_CLIENT_ID") or None)
+    readyz_details: bool = _setting(lambda read: read.flag("READYZ_DETAILS"))
+    azure_resource_manager_url: str = _setting(
+        lambda read: read.url("AZURE_RESOURCE_MANAGER_URL", https_only=True) or AZURE_RESOURCE_MANAGER_URL
+    )
+    apim_resource_id: str | None = _setting(
+        lambda read: (
+            read.matching("APIM_RESOURCE_ID", _APIM_RESOURCE_ID, "", f"like {APIM_RESOURCE_ID_FORM}") or None
+        )
+    )
+    apim_import_schedule: str = _setting(
+        lambda read: read.matching(
+            "APIM_IMPORT_SCHEDULE", _SCHEDULE, "0 */5 * * * *", "six fields like 0 */5 * * * *"
+        )
+    )
+    apim_import_products: tuple[str, ...] = _setting(lambda read: read.names("APIM_IMPORT_PRODUCTS"))
+    apim_import_apis: tuple[str, ...] = _setting(lambda read: read.names("APIM_IMPORT_APIS"))
+    apim_import_prune: bool = _setting(lambda read: read.flag("APIM_IMPORT_PRUNE"))
+
+    in_azure: bool = _setting(lambda read: any(name in read.environ for name in _SET_ONLY_IN_AZURE))
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -109,74 +153,17 @@ class Settings:
         Raises SettingsError with all problems together, since a deployment is a slow way to find them singly.
         """
         read = Reader(environ)
-        in_azure = any(name in environ for name in _SET_ONLY_IN_AZURE)
-        base_url = read.url("APIM_BASE_URL", required=True)
-        cors = read.cors()
-        settings = cls(
-            apim_base_url=base_url,
-            apim_api=APIS.get(read.choice("APIM_API", tuple(APIS), "legacy"), "legacy"),
-            apim_v1_base_url=read.url("APIM_V1_BASE_URL") or (base_url and f"{base_url}/v1"),
-            apim_api_version=read.matching(
-                "APIM_API_VERSION", r"[0-9A-Za-z.-]+", LATEST_GA_API_VERSION, "like 2024-10-21"
-            ),
-            apim_key_header=read.header_name("APIM_KEY_HEADER", "api-key"),
-            model_apis=read.apis("MODEL_APIS"),
-            model_deployments=dict(read.pairs("MODEL_DEPLOYMENTS", "model=deployment")),
-            models=read.names("MODELS"),
-            key_vault_url=read.url("KEY_VAULT_URL", https_only=True) or None,
-            key_lookup="scan"
-            if read.choice("KEY_LOOKUP", ("digest", "scan"), "digest") == "scan"
-            else "digest",
-            key_secret_prefix=read.matching(
-                "KEY_SECRET_PREFIX",
-                _SECRET_PREFIX.pattern,
-                "apim-sub-",
-                "letters, digits and dashes, at most 63",
-            ),
-            key_cache_ttl=read.number("KEY_CACHE_TTL", 300, least=1),
-            key_cache_stale=read.number("KEY_CACHE_STALE", 3600, least=0),
-            key_rotation_grace=read.number("KEY_ROTATION_GRACE", 86400, least=0),
-            local_subscription_keys=tuple(read.pairs("LOCAL_SUBSCRIPTION_KEYS", "label=key")),
-            cors_origins=cors.origins,
-            cors_credentials=cors.credentials,
-            cors_max_age=int(read.number("CORS_MAX_AGE", 600, least=0)),
-            user_token_header=read.header_name("USER_TOKEN_HEADER", "x-user-authorization"),
-            upstream_connect_timeout=read.number("UPSTREAM_CONNECT_TIMEOUT", 5, least=0.1),
-            upstream_first_byte_timeout=read.number("UPSTREAM_FIRST_BYTE_TIMEOUT", 220, least=0.1),
-            upstream_idle_timeout=read.number("UPSTREAM_IDLE_TIMEOUT", 300, least=0),
-            upstream_transport="httpx"
-            if read.choice("UPSTREAM_TRANSPORT", ("shim", "httpx"), "shim") == "httpx"
-            else "shim",
-            sse_heartbeat=read.number("SSE_HEARTBEAT", 15, least=0),
-            max_body_bytes=int(read.number("MAX_BODY_BYTES", _MAX_BODY_BYTES, least=1)),
-            azure_client_id=read.text("AZURE_CLIENT_ID") or None,
-            readyz_details=read.flag("READYZ_DETAILS"),
-            azure_resource_manager_url=read.url("AZURE_RESOURCE_MANAGER_URL", https_only=True)
-            or AZURE_RESOURCE_MANAGER_URL,
-            apim_resource_id=read.matching(
-                "APIM_RESOURCE_ID", _APIM_RESOURCE_ID.pattern + "|", "", f"like {APIM_RESOURCE_ID_FORM}"
-            )
-            or None,
-            apim_import_schedule=read.matching(
-                "APIM_IMPORT_SCHEDULE", _SCHEDULE.pattern, "0 */5 * * * *", "six fields like 0 */5 * * * *"
-            ),
-            apim_import_products=read.names("APIM_IMPORT_PRODUCTS"),
-            apim_import_apis=read.names("APIM_IMPORT_APIS"),
-            apim_import_prune=read.flag("APIM_IMPORT_PRUNE"),
-            in_azure=in_azure,
-        )
-        read.problems += settings._contradictions(in_azure)
+        values = {one.name: one.metadata["read"](read) for one in fields(cls) if "read" in one.metadata}
+        settings = cls(**values)
+        read.problems += settings._contradictions()
         if settings.max_body_bytes >= read.number(_HOSTS_BODY_LIMIT, 100 * MIB, least=0):
-            read.warnings.append(
-                f"MAX_BODY_BYTES is not below the Functions host's own limit ({_HOSTS_BODY_LIMIT}, 104857600 bytes by"
-                " default): between the two, callers get the host's empty 500 in place of a 413"
-            )
+            read.warnings.append(_BODY_LIMIT_HIDDEN)
         if read.problems:
             raise SettingsError(read.problems, settings.cors_origins, settings.cors_credentials)
         return replace(settings, warnings=tuple(read.warnings))
 
-    def _contradictions(self, in_azure: bool) -> list[str]:
-        problems = []
+    def _contradictions(self) -> list[str]:
+        problems, in_azure = [], self.in_azure
         if in_azure and self.local_subscription_keys:
             problems.append(
                 "LOCAL_SUBSCRIPTION_KEYS is for running locally and refused in Azure, where app settings are"
@@ -196,3 +183,9 @@ class Settings:
                 "CORS_CREDENTIALS=true cannot go with CORS_ORIGINS=*, which browsers refuse: name the origins"
             )
         return problems
+
+
+def _v1_of(read: Reader) -> str:
+    """Where Azure OpenAI has its v1 API: below the base of the dated one."""
+    base = read.text("APIM_BASE_URL").rstrip("/")
+    return f"{base}/v1" if base else ""

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -31,7 +32,7 @@ class CorsSettings:
     credentials: bool
 
 
-@dataclass(slots=True)
+@dataclass
 class Reader:
     """Reads typed values and collects what is wrong with them, in words that never quote a value."""
 
@@ -53,11 +54,12 @@ class Reader:
             return value
         return self._checked(name, value.rstrip("/"), lambda url: _url_fault(url, https_only))
 
-    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
-        fault = f"must be one of {', '.join(choices)}"
-        return self._checked(
-            name, self.text(name, default).lower(), lambda value: None if value in choices else fault
-        )
+    def choice[Choice](self, name: str, choices: Mapping[str, Choice], default: str) -> Choice:
+        value = self.text(name, default).lower()
+        if value not in choices:
+            self.problems.append(f"{name} must be one of {', '.join(choices)}")
+            value = default
+        return choices[value]
 
     def matching(self, name: str, pattern: str, default: str, meaning: str) -> str:
         return self._checked(
@@ -80,7 +82,7 @@ class Reader:
         return value
 
     def flag(self, name: str) -> bool:
-        return self.choice(name, ("true", "false"), "false") == "true"
+        return self.choice(name, {"true": True, "false": False}, "false")
 
     def pairs(self, name: str, form: str) -> list[tuple[str, str]]:
         """`a=b,c=d`. The first `=` divides, so that keys in base64 keep their padding."""
@@ -105,6 +107,7 @@ class Reader:
         """`a,b,c`, each once."""
         return tuple(dict.fromkeys(filter(None, (part.strip() for part in self.text(name).split(",")))))
 
+    @cached_property
     def cors(self) -> CorsSettings:
         """Ours where CORS_ORIGINS is set, else what the platform's CORS page says."""
         own = self._origins("CORS_ORIGINS", self.names("CORS_ORIGINS"), self.problems)
