@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make start` and `make test`. Neither needs root.
-.PHONY: start test check format package bench bench-quick clean
+.PHONY: start test check format package bench bench-quick figures clean
 
 VENV := .venv/bin
 PYTEST_ARGS ?=
@@ -24,6 +24,10 @@ bench:
 
 bench-quick:
 	@scripts/bench --pace quick $(BENCH_ARGS)
+
+# The figures in the documents, from bench/results/latest.json.
+figures: .venv/installed
+	@$(VENV)/python -m bench.documents
 
 format: .venv/installed
 	@$(VENV)/ruff check --fix .
