@@ -62,7 +62,7 @@ def filled(document: str, content: Mapping[str, Any]) -> str:
 
 
 def text(content: Mapping[str, Any], name: str) -> str:
-    """What stands for `name`: `table`, `run` or `goals`; a figure of the shim's; or `figure/peer`, for how many times the
+    """What stands for `name`: `table`, `run` or `goals`; a figure of the shim's; or `figure/peer`, how many times the
     peer's it is, compared within each round.
     """
     whole = {"table": _table, "run": _run, "goals": _goals}
