@@ -1,18 +1,19 @@
-// The shim in one resource group: app, vault, monitoring, roles, and, where asked for, network and alerts.
+// The shim in one resource group: app, vault, monitoring and roles, and on request a network and alerts.
 targetScope = 'subscription'
 
-@description('Name of the azd environment; every name below is derived from it.')
+@description('Name of the azd environment; all resource names are derived from it.')
 @minLength(1)
 @maxLength(40)
 param environmentName string
 
-@description('Azure region. It must offer the chosen plan, see `az functionapp list-flexconsumption-locations`.')
+@description('Azure region. It must offer Flex Consumption: `az functionapp list-flexconsumption-locations`.')
 @minLength(1)
 param location string
 
-@description('Base URL of the APIM API, for example https://contoso.azure-api.net/my-openai-api/openai.')
-@minLength(12)
-param apimBaseUrl string
+// azd prompts for a parameter without a default before any hook runs, so this one has a default that no deployment
+// gets past: modules/app.bicep refuses it.
+@description('Base URL of the APIM API, for example https://contoso.azure-api.net/my-openai-api/openai. Required; under azd the preprovision hook asks for it.')
+param apimBaseUrl string = ''
 
 @description('What the APIM API speaks: legacy (deployments and api-version) or v1.')
 @allowed([
@@ -24,17 +25,17 @@ param apimApi string = 'legacy'
 @description('Where v1 calls go, if not to /v1 under apimBaseUrl.')
 param apimV1BaseUrl string = ''
 
-@description('api-version put on legacy calls that name none; empty for the default of the shim.')
+@description('api-version for legacy calls that name none; empty for the default of the shim.')
 param apimApiVersion string = ''
 
-@description('Header in which the APIM API takes the subscription key.')
+@description('Header in which the APIM API expects the subscription key.')
 @minLength(1)
 param apimKeyHeader string = 'api-key'
 
 @description('model=deployment,… for models whose deployment has another name.')
 param modelDeployments string = ''
 
-@description('How keys are found in the vault: by digest, or by scanning secrets under names of their own.')
+@description('How keys are found in the vault: by digest, or by scanning secrets that have names of their own.')
 @allowed([
   'digest'
   'scan'
@@ -46,19 +47,27 @@ param keyLookup string = 'digest'
 @maxLength(63)
 param keySecretPrefix string = 'apim-sub-'
 
-@description('Web origins that may call from browsers, comma-separated. It feeds both the shim and, on Flex, the platform, which answers preflights there and knows only exact origins or *.')
-param corsAllowedOrigins string = ''
+@description('Web origins that may call from browsers, comma-separated. Both the shim and the platform get the list: on Flex Consumption the platform answers preflights, and it knows exact origins or * only.')
+param corsOrigins string = ''
 
-@description('Whether browsers may send credentials; not together with the origin *.')
-param corsAllowCredentials bool = false
+@description('Whether browsers may send credentials; cannot be combined with the origin *.')
+param corsCredentials bool = false
+
+@description('Bytes of the largest body that the shim reads to find `model`; a larger one gets a 413. 0 chooses by instance memory.')
+@minValue(0)
+param maxBodyBytes int = 0
+
+@description('Bytes of the largest upload that the Functions host admits; a larger one gets an empty 500. 0, or too little to let the 413 of maxBodyBytes happen, means a quarter more than maxBodyBytes.')
+@minValue(0)
+param uploadLimitBytes int = 0
 
 @description('Whether /readyz tells anonymous callers the reasons in full, host names included.')
 param readyzDetails bool = false
 
-@description('Further settings of the shim by name, from the table in the README. Secrets do not belong here.')
+@description('Further settings of the shim by name. Not for secrets.')
 param settings object = {}
 
-@description('Object id of the operator who deploys and may write subscription keys; empty for nobody.')
+@description('Object id of the operator who may write subscription keys; empty for nobody.')
 param principalId string = ''
 
 @description('What that operator is.')
@@ -69,14 +78,7 @@ param principalId string = ''
 ])
 param principalType string = 'User'
 
-@description('Hosting plan: flex (scales to zero) or premium (EP1, at least one instance).')
-@allowed([
-  'flex'
-  'premium'
-])
-param plan string = 'flex'
-
-@description('Flex: memory of an instance, in MB; processor and network come in proportion.')
+@description('Memory of an instance in MB; processor and network come in proportion.')
 @allowed([
   512
   2048
@@ -84,25 +86,32 @@ param plan string = 'flex'
 ])
 param instanceMemoryMB int = 2048
 
-@description('Most instances at a time. Flex takes no number below 40; premium has 20 at most.')
+@description('Maximum number of instances. Flex Consumption takes no number below 40.')
 @minValue(40)
 @maxValue(1000)
 param maximumInstanceCount int = 40
 
-@description('Flex: calls at a time in one instance before another is started. The platform default for Python is 1, which would start an instance for every open stream.')
-@minValue(1)
+@description('Calls in flight in one instance before another is started; 0 chooses by instance memory. The platform default for Python is 1, which would start an instance for every open stream.')
+@minValue(0)
 @maxValue(1000)
-param httpPerInstanceConcurrency int = 200
+param httpPerInstanceConcurrency int = 0
 
-@description('Flex: instances kept running, so that no call meets a cold start; premium: least number of instances. Zone redundancy needs 2.')
+@description('Instances kept running, so that no call waits for a cold start. Zone redundancy needs 2.')
 @minValue(0)
 @maxValue(20)
 param alwaysReady int = 0
 
-@description('Whether the plan and the storage spread over availability zones.')
+@description('Whether plan and storage spread over availability zones.')
 param zoneRedundant bool = false
 
-@description('Network: public; integrated (calls leave through a virtual network, to reach an internal APIM); private (the same, with vault and storage behind private endpoints).')
+@description('What a deployment or a changed setting does to running instances: RollingUpdate drains them in batches, Recreate kills them with the calls in flight.')
+@allowed([
+  'Recreate'
+  'RollingUpdate'
+])
+param updateStrategy string = 'RollingUpdate'
+
+@description('Outbound network: public; integrated (calls leave through a virtual network, to reach an internal APIM); private (integrated, with vault and storage behind private endpoints).')
 @allowed([
   'public'
   'integrated'
@@ -110,16 +119,26 @@ param zoneRedundant bool = false
 ])
 param network string = 'public'
 
-@description('Network: a subnet of your own to integrate with, delegated to Microsoft.App/environments (flex) or Microsoft.Web/serverFarms (premium). Empty for a new virtual network.')
+@description('Inbound network: public, or private (the app answers only at a private endpoint).')
+@allowed([
+  'public'
+  'private'
+])
+param inbound string = 'public'
+
+@description('Addresses or ranges, comma-separated, that may call the app; empty for all.')
+param allowedAddresses string = ''
+
+@description('An existing subnet to integrate with, delegated to Microsoft.App/environments; empty for a new virtual network.')
 param appSubnetId string = ''
 
-@description('Network: a subnet of your own for private endpoints. Empty for one in the new virtual network; needed together with appSubnetId.')
+@description('An existing subnet for private endpoints; empty for one in the new virtual network. Required together with appSubnetId where there are private endpoints.')
 param endpointSubnetId string = ''
 
-@description('Network: id of the virtual network of your own subnets, to which the private DNS zones are linked.')
-param virtualNetworkId string = ''
+@description('Resource id of the resource group with existing private DNS zones (privatelink.vaultcore.azure.net and so on), linked to the networks that need them; empty for new zones.')
+param privateDnsZonesGroupId string = ''
 
-@description('Network: address ranges of the new subnets, of the app and of private endpoints; a /26 and a /27 at least.')
+@description('Address ranges of the new subnets, for the app and for private endpoints; at least a /26 and a /27.')
 @minLength(2)
 @maxLength(2)
 param addressPrefixes array = [
@@ -127,16 +146,16 @@ param addressPrefixes array = [
   '10.90.0.64/26'
 ]
 
-@description('Addresses, comma-separated, from which a closed vault can be reached all the same, for operators who bring in keys.')
+@description('Addresses or ranges, comma-separated, from which operators reach a private vault.')
 param vaultAllowedAddresses string = ''
 
 @description('Resource id of the APIM service whose keys a timer imports into the vault; empty for no timer.')
 param apimResourceId string = ''
 
-@description('Whether to create alert rules: rate of 5xx, failures of the vault, storms of 401.')
+@description('Whether to create alert rules: rate of 5xx, vault failures, storms of 401.')
 param alertsEnabled bool = false
 
-@description('Mail address that alerts go to; empty for alerts that only show in the portal.')
+@description('Mail address for alerts; empty for alerts that only show in the portal.')
 param alertEmail string = ''
 
 @description('Days for which logs are kept.')
@@ -148,9 +167,11 @@ var token = toLower(uniqueString(subscription().id, environmentName, location))
 var tags = { 'azd-env-name': environmentName }
 var isPrivate = network == 'private'
 var isIntegrated = network != 'public'
-var makesNetwork = isIntegrated && empty(appSubnetId)
+var isInboundPrivate = inbound == 'private'
+var givenSubnetId = isIntegrated ? appSubnetId : endpointSubnetId
+var makesNetwork = (isIntegrated || isInboundPrivate) && empty(givenSubnetId)
 var importsKeys = !empty(apimResourceId)
-// A module's scope is computed even where the module is left out, so that there must be something to compute.
+// A module's scope is computed even where the module is left out, so there must be something to compute.
 var apimScope = importsKeys ? split(apimResourceId, '/') : [
   ''
   'subscriptions'
@@ -159,9 +180,16 @@ var apimScope = importsKeys ? split(apimResourceId, '/') : [
   'rg-${environmentName}'
 ]
 
-// Every setting of the shim comes from here. What infra knows wins over what `settings` says.
+// docs/deploy.md derives both: a sized JSON body takes up to ten times its size while it arrives, most of that in the
+// Functions host. So each call in flight is given 20 MB, and no single body may take more than half of the memory.
+var perInstanceConcurrency = (httpPerInstanceConcurrency == 0) ? (instanceMemoryMB / 20) : httpPerInstanceConcurrency
+var bodyBytes = (maxBodyBytes == 0) ? min(104857600, instanceMemoryMB * 52429) : maxBodyBytes
+// Above the host's limit callers get an empty 500. Up to a quarter too much still reaches the shim, for a 413 that
+// says what is wrong.
+var hostBodyBytes = max(uploadLimitBytes, (bodyBytes + (bodyBytes / 4)))
+
+// Every setting of the shim but APIM_BASE_URL comes from here. What infra knows wins over what `settings` says.
 var shimSettings = union(settings, {
-  APIM_BASE_URL: apimBaseUrl
   APIM_API: apimApi
   APIM_V1_BASE_URL: apimV1BaseUrl
   APIM_API_VERSION: apimApiVersion
@@ -170,8 +198,9 @@ var shimSettings = union(settings, {
   KEY_VAULT_URL: vault.outputs.url
   KEY_LOOKUP: keyLookup
   KEY_SECRET_PREFIX: keySecretPrefix
-  CORS_ALLOWED_ORIGINS: corsAllowedOrigins
-  CORS_ALLOW_CREDENTIALS: string(corsAllowCredentials)
+  CORS_ORIGINS: corsOrigins
+  CORS_CREDENTIALS: string(corsCredentials)
+  MAX_BODY_BYTES: string(bodyBytes)
   AZURE_CLIENT_ID: identity.outputs.clientId
   READYZ_DETAILS: string(readyzDetails)
 }, importsKeys ? { APIM_RESOURCE_ID: apimResourceId } : {})
@@ -236,10 +265,10 @@ module virtualNetwork 'modules/network.bicep' = if (makesNetwork) {
     location: location
     tags: tags
     addressPrefixes: addressPrefixes
-    delegation: (plan == 'flex') ? 'Microsoft.App/environments' : 'Microsoft.Web/serverFarms'
   }
 }
 
+// https://learn.microsoft.com/azure/private-link/private-endpoint-dns names the groups and zones.
 module endpoints 'modules/endpoints.bicep' = if (isPrivate) {
   name: 'endpoints'
   scope: group
@@ -247,9 +276,44 @@ module endpoints 'modules/endpoints.bicep' = if (isPrivate) {
     location: location
     tags: tags
     subnetId: makesNetwork ? virtualNetwork!.outputs.endpointSubnetId : endpointSubnetId
-    virtualNetworkId: makesNetwork ? virtualNetwork!.outputs.id : virtualNetworkId
-    vaultName: vault.outputs.name
-    storageName: storage.outputs.name
+    virtualNetworkId: makesNetwork ? virtualNetwork!.outputs.id : first(split(appSubnetId, '/subnets/'))
+    zonesGroupId: privateDnsZonesGroupId
+    targets: [
+      {
+        name: 'vault'
+        resourceId: vault.outputs.id
+        zone: 'privatelink.vaultcore.azure.net'
+      }
+      {
+        name: 'blob'
+        resourceId: storage.outputs.id
+        zone: 'privatelink.blob.${environment().suffixes.storage}'
+      }
+      {
+        name: 'table'
+        resourceId: storage.outputs.id
+        zone: 'privatelink.table.${environment().suffixes.storage}'
+      }
+    ]
+  }
+}
+
+module inboundEndpoint 'modules/endpoints.bicep' = if (isInboundPrivate) {
+  name: 'inbound-endpoint'
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    subnetId: makesNetwork ? virtualNetwork!.outputs.endpointSubnetId : endpointSubnetId
+    virtualNetworkId: makesNetwork ? virtualNetwork!.outputs.id : first(split(endpointSubnetId, '/subnets/'))
+    zonesGroupId: privateDnsZonesGroupId
+    targets: [
+      {
+        name: 'sites'
+        resourceId: app.outputs.id
+        zone: 'privatelink.azurewebsites.net'
+      }
+    ]
   }
 }
 
@@ -286,20 +350,24 @@ module app 'modules/app.bicep' = {
     planName: 'plan-shim-${token}'
     location: location
     tags: tags
-    plan: plan
     instanceMemoryMB: instanceMemoryMB
     maximumInstanceCount: maximumInstanceCount
-    httpPerInstanceConcurrency: httpPerInstanceConcurrency
+    perInstanceConcurrency: perInstanceConcurrency
     alwaysReady: alwaysReady
     zoneRedundant: zoneRedundant
+    updateStrategy: updateStrategy
     identityId: identity.outputs.id
     identityClientId: identity.outputs.clientId
     storageName: storage.outputs.name
     deploymentContainerName: storage.outputs.deploymentContainerName
     insightsName: monitoring.outputs.insightsName
-    corsAllowedOrigins: empty(corsAllowedOrigins) ? [] : split(replace(corsAllowedOrigins, ' ', ''), ',')
-    corsAllowCredentials: corsAllowCredentials
+    apimBaseUrl: apimBaseUrl
+    hostBodyBytes: hostBodyBytes
+    corsOrigins: empty(corsOrigins) ? [] : split(replace(corsOrigins, ' ', ''), ',')
+    corsCredentials: corsCredentials
     subnetId: isIntegrated ? (makesNetwork ? virtualNetwork!.outputs.appSubnetId : appSubnetId) : ''
+    publicAccess: !isInboundPrivate
+    allowedAddresses: empty(allowedAddresses) ? [] : split(replace(allowedAddresses, ' ', ''), ',')
     settings: shimSettings
   }
   dependsOn: [

@@ -38,6 +38,11 @@ class File:
     def named(cls, name: str) -> "File":
         return cls(INFRA / name)
 
+    def each(self, name: str, **given: Any) -> list[Any]:
+        """What a resource in a loop is, once for every round."""
+        resource = self.resources[name]
+        return self._loop({"loop_type": resource["loop"], "config": resource["config"]}, given)
+
     def of_type(self, type: str) -> list[Tree]:
         """The resources of a type that this file makes, not those it only refers to."""
         return [r for r in self.resources.values() if r["type"] == type and not r["existing"]]
@@ -53,12 +58,23 @@ class File:
             return self._text(tree, given)
         if not isinstance(tree, dict):
             return tree
+        if "loop_type" in tree:
+            return self._loop(tree, given)
         if "operator" in tree:
             return self._operator(tree["operator"]["type"], tree["operator"]["operands"], given)
         if "function" in tree:
             arguments = tree["function"].get("parameters", {}).values()
             return self._function(tree["function"]["type"], list(arguments), given)
         return {self._name(name, given): self.value(item, **given) for name, item in tree.items()}
+
+    def _loop(self, tree: Tree, given: Mapping[str, Any]) -> list[Any]:
+        loop = tree["loop_type"]["detail"]
+        return [
+            self.value(
+                tree["config"], **{**given, loop["item_name"]: item, loop.get("index_name", ""): index}
+            )
+            for index, item in enumerate(self.value(loop["array_name"], **given))
+        ]
 
     def _name(self, name: str, given: Mapping[str, Any]) -> str:
         """A property's name. Where it is quoted, it may hold expressions."""
@@ -75,7 +91,13 @@ class File:
         return self._interpolated(text, given)
 
     def _interpolated(self, text: str, given: Mapping[str, Any]) -> str:
-        return re.sub(r"\$\{([^}]+)\}", lambda match: str(self._text(match[1], given)), text)
+        return re.sub(r"\$\{([^}]+)\}", lambda match: str(self._reference(match[1], given)), text)
+
+    def _reference(self, text: str, given: Mapping[str, Any]) -> Any:
+        """`name`, or `name.property` of something that is known."""
+        name, _, path = text.partition(".")
+        owner = self._text(name, given)
+        return owner[path] if path and isinstance(owner, dict) else self._text(text, given)
 
     def _operator(self, type: str, operands: Tree, given: Mapping[str, Any]) -> Any:
         if type == "conditional":
@@ -96,6 +118,12 @@ class File:
                 return any(values)
             case "not", [value]:
                 return not value
+            case "add", [int(left), int(right)]:
+                return left + right
+            case "multiply", [int(left), int(right)]:
+                return left * right
+            case "divide", [int(left), int(right)]:
+                return left // right
         return Unknown(f"{type}({', '.join(map(str, values))})")
 
     def _function(self, type: str, arguments: list[Any], given: Mapping[str, Any]) -> Any:
@@ -113,6 +141,10 @@ class File:
                 return text.replace(old, new)
             case "split", [text, divider]:
                 return text.split(divider)
+            case "first", [[item, *_]]:
+                return item
+            case "contains", [container, item]:
+                return item in container
         return Unknown(f"{type}({', '.join(map(str, values))})")
 
 
@@ -127,6 +159,10 @@ def _unwrapped(made: Tree) -> Tree:
     """What is made on a condition or in a loop, without that."""
     config = made["config"]
     while "config" in config:
-        made = {**made, "condition": config.get("condition", made.get("condition"))}
+        made = {
+            **made,
+            "condition": config.get("condition", made.get("condition")),
+            "loop": config.get("loop_type", made.get("loop")),
+        }
         config = config["config"]
     return {**made, "config": config}

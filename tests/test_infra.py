@@ -1,8 +1,6 @@
 """What infra/ would make in Azure, as far as that can be told without Azure."""
 
-import asyncio
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -11,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from devhost.host import Host
 from shim.settings import Settings, SettingsError
 from tests.bicep import FILES, INFRA, File, Tree
-from tests.conftest import StartHost
 
 ROOT = Path(__file__).parent.parent
 MAIN = File.named("main.bicep")
 APP = File.named("modules/app.bicep")
 ALL = [File(path) for path in FILES]
 BASE_URL = "https://contoso.azure-api.net/my-openai-api/openai"
+MIB = 1024 * 1024
 
 # What is asked of Azure, and what it has to be asked for.
 SECURE_BY_TYPE: dict[str, dict[str, Any]] = {
@@ -46,16 +42,47 @@ SECURE_BY_TYPE: dict[str, dict[str, Any]] = {
     },
     "Microsoft.Web/sites/basicPublishingCredentialsPolicies": {"allow": False},
 }
-# ARM answers 51021 to these on Flex:
+# Settings and properties that Flex Consumption refuses or ignores, whole as the page lists them:
 # https://learn.microsoft.com/azure/azure-functions/functions-app-settings#flex-consumption-plan-deprecations
-REFUSED_BY_FLEX = {
+SETTINGS_NOT_FOR_FLEX = {
+    "ENABLE_ORYX_BUILD",
+    "FUNCTIONS_EXTENSION_VERSION",
+    "FUNCTIONS_MAX_HTTP_CONCURRENCY",
+    "FUNCTIONS_WORKER_DYNAMIC_CONCURRENCY_ENABLED",
+    "FUNCTIONS_WORKER_PROCESS_COUNT",
+    "FUNCTIONS_WORKER_RUNTIME",
+    "FUNCTIONS_WORKER_RUNTIME_VERSION",
+    "SCM_DO_BUILD_DURING_DEPLOYMENT",
+    "WEBSITE_CONTENTAZUREFILECONNECTIONSTRING",
+    "WEBSITE_CONTENTOVERVNET",
+    "WEBSITE_CONTENTSHARE",
+    "WEBSITE_DNS_SERVER",
+    "WEBSITE_MAX_DYNAMIC_APPLICATION_SCALE_OUT",
+    "WEBSITE_NODE_DEFAULT_VERSION",
+    "WEBSITE_RUN_FROM_PACKAGE",
+    "WEBSITE_SKIP_CONTENTSHARE_VALIDATION",
+    "WEBSITE_VNET_ROUTE_ALL",
+}
+PROPERTIES_NOT_FOR_FLEX = {
     "alwaysOn",
+    "containerSize",
+    "dnsConfiguration",
     "ftpsState",
+    "functionAppScaleLimit",
+    "isReserved",
+    "isXenon",
+    "javaVersion",
     "linuxFxVersion",
+    "netFrameworkVersion",
+    "powerShellVersion",
     "preWarmedInstanceCount",
     "use32BitWorkerProcess",
+    "vnetBackupRestoreEnabled",
+    "vnetContentShareEnabled",
+    "vnetImagePullEnabled",
+    "vnetRouteAllEnabled",
+    "windowsFxVersion",
 }
-SET_BY_FLEX = {"FUNCTIONS_EXTENSION_VERSION", "FUNCTIONS_WORKER_RUNTIME", "SCM_DO_BUILD_DURING_DEPLOYMENT"}
 
 
 def each(files: list[File]) -> pytest.MarkDecorator:
@@ -63,22 +90,24 @@ def each(files: list[File]) -> pytest.MarkDecorator:
 
 
 def site(**given: Any) -> Tree:
-    """The app's properties, where its parameters have the defaults of a deployment or what is given."""
+    """The app's properties, where the deployment's parameters have their defaults or what is given."""
     (resource,) = APP.of_type("Microsoft.Web/sites")
-    properties: Tree = APP.value(resource["config"]["properties"], **{**handed_on(APP), **given})
+    properties: Tree = APP.value(resource["config"]["properties"], **app_parameters(**given))
     return properties
 
 
-def handed_on(file: File) -> Tree:
-    """What the main file's parameters are for a module that calls them the same."""
-    return {name: MAIN.value(name) for name in file.parameters if name in MAIN.parameters}
+def app_parameters(**given: Any) -> Tree:
+    """What the main file hands on to the app's module."""
+    parameters: Tree = MAIN.value(MAIN.modules["app"]["config"]["params"], **given)
+    return parameters
 
 
-def app_settings(plan: str) -> Tree:
+def app_settings(**given: Any) -> Tree:
     """Every app setting that the platform is given, with the values of a deployment."""
-    shims = MAIN.value("shimSettings", apimBaseUrl=BASE_URL, corsAllowedOrigins="https://a.example.com")
+    given = {"apimBaseUrl": BASE_URL, "corsOrigins": "https://a.example.com", **given}
     (resource,) = APP.of_type("Microsoft.Web/sites/config")
-    settings: Tree = APP.value(resource["config"]["properties"], plan=plan, settings=shims)
+    parameters = app_parameters(**given)
+    settings: Tree = APP.value(resource["config"]["properties"], **parameters)
     return {**settings, "KEY_VAULT_URL": "https://kv-x.vault.azure.net", "WEBSITE_SITE_NAME": "func-x"}
 
 
@@ -128,11 +157,10 @@ def test_no_output_and_no_expression_brings_a_secret_to_light(file: File) -> Non
 
 @each(ALL)
 def test_resources_are_as_closed_as_they_can_be(file: File) -> None:
-    for plan in ("flex", "premium"):
-        for type, expected in SECURE_BY_TYPE.items():
-            for resource in file.of_type(type):
-                properties = file.value(resource["config"]["properties"], plan=plan)
-                assert {path: dig(properties, path) for path in expected} == expected
+    for type, expected in SECURE_BY_TYPE.items():
+        for resource in file.of_type(type):
+            properties = file.value(resource["config"]["properties"], allowedAddresses=[])
+            assert {path: dig(properties, path) for path in expected} == expected
 
 
 def test_every_kind_of_resource_that_can_be_closed_is_there() -> None:
@@ -150,8 +178,9 @@ def test_every_kind_of_resource_that_can_be_closed_is_there() -> None:
     [
         ("apimApi", ["legacy", "v1"]),
         ("keyLookup", ["digest", "scan"]),
-        ("plan", ["flex", "premium"]),
         ("network", ["public", "integrated", "private"]),
+        ("inbound", ["public", "private"]),
+        ("updateStrategy", ["Recreate", "RollingUpdate"]),
         ("instanceMemoryMB", [512, 2048, 4096]),
     ],
 )
@@ -160,7 +189,7 @@ def test_choices_are_checked_before_anything_is_made(parameter: str, allowed: li
     assert [d["argument"] for d in decorators if d["type"] == "allowed"] == [allowed]
 
 
-@pytest.mark.parametrize("parameter", ["environmentName", "location", "apimBaseUrl", "keySecretPrefix"])
+@pytest.mark.parametrize("parameter", ["environmentName", "location", "apimKeyHeader", "keySecretPrefix"])
 def test_what_must_not_be_empty_is_checked_before_anything_is_made(parameter: str) -> None:
     assert any(d["type"] == "min_length" for d in MAIN.parameters[parameter]["decorators"])
 
@@ -170,147 +199,12 @@ def test_outputs_are_named_like_environment_variables() -> None:
     assert all(re.fullmatch(r"[A-Z][A-Z0-9_]+", name) for name in MAIN.outputs)
 
 
-def test_azd_gives_every_parameter_that_has_no_default_and_none_that_is_not_there() -> None:
-    given = set(json.loads((INFRA / "main.parameters.json").read_text())["parameters"])
-    needed = {name for name, parameter in MAIN.parameters.items() if parameter["default"] is None}
-    assert needed <= given <= set(MAIN.parameters)
-
-
-def test_every_choice_that_azd_hands_on_is_in_the_readme() -> None:
-    names = set(re.findall(r"\$\{(\w+)", (INFRA / "main.parameters.json").read_text()))
-    readme = (ROOT / "README.md").read_text()
-    given_by_azd = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "AZURE_PRINCIPAL_TYPE"}
-    assert {name for name in names - given_by_azd if f"`{name}`" not in readme} == set()
-
-
-def test_azd_finds_the_app_by_its_tag_and_runs_hooks_that_are_there() -> None:
-    manifest = yaml.safe_load((ROOT / "azure.yaml").read_text())
-    (resource,) = APP.of_type("Microsoft.Web/sites")
-    assert list(manifest["services"]) == [APP.value(resource["config"]["tags"], tags={})["azd-service-name"]]
-    assert set(manifest["hooks"]) == {"preprovision", "postdeploy"}
-    for hook in manifest["hooks"].values():
-        for shell in hook.values():
-            script = ROOT / shell["run"]
-            assert script.exists()
-            assert script.suffix == ".ps1" or os.access(script, os.X_OK)
-
-
-# The hooks of azd
-
-
-async def hook(name: str, **environ: str) -> tuple[int, str]:
-    """Runs a hook without a terminal; its exit code, and all that it said."""
-    process = await asyncio.create_subprocess_exec(
-        ROOT / "scripts/azd" / name,
-        env={"PATH": os.environ["PATH"], **environ},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await process.communicate()
-    return process.returncode or 0, said.decode()
-
-
-@pytest.mark.parametrize(
-    ("environ", "code", "says"),
-    [
-        ({}, 1, "azd env set APIM_BASE_URL https://"),
-        ({"APIM_BASE_URL": "http://contoso.azure-api.net/a"}, 1, "must begin with https://"),
-        ({"APIM_BASE_URL": BASE_URL}, 0, ""),
-        ({"APIM_BASE_URL": BASE_URL, "CORS_ALLOWED_ORIGINS": "*"}, 0, ""),
-        (
-            {"APIM_BASE_URL": BASE_URL, "CORS_ALLOWED_ORIGINS": "https://*.example.com"},
-            1,
-            "SHIM_PLAN premium",
-        ),
-        (
-            {
-                "APIM_BASE_URL": BASE_URL,
-                "CORS_ALLOWED_ORIGINS": "https://*.example.com",
-                "SHIM_PLAN": "premium",
-            },
-            0,
-            "",
-        ),
-    ],
-    ids=["no url", "no tls", "a url", "any origin", "pattern on flex", "pattern on premium"],
-)
-async def test_what_cannot_work_is_refused_before_anything_is_made(
-    environ: dict[str, str], code: int, says: str
-) -> None:
-    ended, said = await hook("preprovision.sh", **environ)
-    assert (ended, says in said) == (code, True), said
-
-
-# What `az` says of one service with one API, and of one with two.
-AZ = """#!/bin/sh
-case "$1 $2" in
-"apim list") printf 'contoso\\trg\\thttps://contoso.azure-api.net\\n' ;;
-"apim api") printf '%s' "$APIS" ;;
-esac
-"""
-
-
-@pytest.mark.parametrize(
-    ("apis", "typed", "taken"),
-    [
-        ("a/openai\n", "", "https://contoso.azure-api.net/a/openai"),
-        (
-            "a/openai\nb/openai\n",
-            "https://contoso.azure-api.net/b/openai",
-            "https://contoso.azure-api.net/b/openai",
-        ),
-        ("", BASE_URL, BASE_URL),
-    ],
-    ids=["one is taken", "one of two is chosen", "none is found"],
-)
-async def test_the_base_url_is_found_or_asked_for(tmp_path: Path, apis: str, typed: str, taken: str) -> None:
-    for name, script in {"az": AZ, "azd": f'#!/bin/sh\necho "$*" >{tmp_path}/said\n'}.items():
-        (tmp_path / name).write_text(script)
-        (tmp_path / name).chmod(0o755)
-    terminal, end = os.openpty()
-    os.write(terminal, f"{typed}\n".encode())
-    process = await asyncio.create_subprocess_exec(
-        ROOT / "scripts/azd/preprovision.sh",
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "APIS": apis},
-        stdin=end,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    said, _ = await process.communicate()
-    os.close(terminal)
-    os.close(end)
-    assert process.returncode == 0
-    assert all(f"https://contoso.azure-api.net/{api}" in said.decode() for api in apis.split())
-    assert (tmp_path / "said").read_text().strip() == f"env set APIM_BASE_URL {taken}"
-
-
-async def test_after_a_deployment_the_shim_is_asked_and_the_client_snippet_printed(host: Host) -> None:
-    code, said = await hook("postdeploy.sh", SHIM_URL=host.url)
-    assert code == 0, said
-    assert f'client = OpenAI(base_url="{host.url}/openai/v1"' in said
-
-
-async def test_a_deployment_that_is_not_ready_fails_with_the_reason_and_the_next_step(
-    start_host: StartHost,
-) -> None:
-    broken = await start_host(APIM_BASE_URL="")
-    code, said = await hook("postdeploy.sh", SHIM_URL=broken.url, SHIM_READY_ATTEMPTS="1")
-    assert code == 1
-    assert "missing or wrong: APIM_BASE_URL" in said
-    assert "python -m shim doctor" in said
-
-
 # The app
 
 
-@pytest.mark.parametrize("plan", ["flex", "premium"])
-def test_the_python_in_azure_is_the_one_that_these_tests_run_on(plan: str) -> None:
+def test_the_python_in_azure_is_the_one_that_these_tests_run_on() -> None:
     tested = f"{sys.version_info.major}.{sys.version_info.minor}"
-    properties = site(plan=plan)
-    if plan == "flex":
-        assert properties["functionAppConfig"]["runtime"] == {"name": "python", "version": tested}
-    else:
-        assert properties["siteConfig"]["linuxFxVersion"] == f"Python|{tested}"
+    assert site()["functionAppConfig"]["runtime"] == {"name": "python", "version": tested}
 
 
 def test_the_runtime_is_pinned_to_the_one_that_these_tests_run_on() -> None:
@@ -321,17 +215,44 @@ def test_the_runtime_is_pinned_to_the_one_that_these_tests_run_on() -> None:
     assert all("==" in pin for pin in pins if pin and not pin.startswith("#"))
 
 
-def test_an_instance_takes_many_calls_at_a_time() -> None:
-    concurrency = MAIN.value("httpPerInstanceConcurrency")
-    assert concurrency >= 100
-    scale = site(plan="flex", httpPerInstanceConcurrency=concurrency)["functionAppConfig"][
-        "scaleAndConcurrency"
-    ]
-    assert scale["triggers"]["http"]["perInstanceConcurrency"] == concurrency
-    assert set(scale) == {"instanceMemoryMB", "maximumInstanceCount", "alwaysReady", "triggers"}
-    assert (
-        MAIN.modules["app"]["config"]["params"]["httpPerInstanceConcurrency"] == "httpPerInstanceConcurrency"
-    )
+def scale(**given: Any) -> Tree:
+    properties: Tree = site(**given)["functionAppConfig"]["scaleAndConcurrency"]
+    assert set(properties) == {"instanceMemoryMB", "maximumInstanceCount", "alwaysReady", "triggers"}
+    return properties
+
+
+@pytest.mark.parametrize(("memory", "calls"), [(512, 25), (2048, 102), (4096, 204)])
+def test_an_instance_takes_as_many_calls_as_its_memory_carries(memory: int, calls: int) -> None:
+    assert scale(instanceMemoryMB=memory)["triggers"]["http"]["perInstanceConcurrency"] == calls
+    # 20 MB each: ten times a body of 2 MB.
+    assert memory / (calls + 1) < 20 <= memory / calls
+
+
+def test_the_number_of_calls_in_an_instance_can_be_chosen() -> None:
+    assert scale(httpPerInstanceConcurrency=7)["triggers"]["http"]["perInstanceConcurrency"] == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "shims", "hosts"),
+    [
+        ({}, 100 * MIB, 125 * MIB),
+        ({"instanceMemoryMB": 512}, 26_843_648, 33_554_560),
+        ({"instanceMemoryMB": 4096}, 100 * MIB, 125 * MIB),
+        ({"maxBodyBytes": 8 * MIB}, 8 * MIB, 10 * MIB),
+        ({"uploadLimitBytes": 512 * MIB}, 100 * MIB, 512 * MIB),
+        ({"uploadLimitBytes": 1}, 100 * MIB, 125 * MIB),
+    ],
+    ids=["2048 MB", "512 MB", "4096 MB", "smaller bodies", "large uploads", "a limit below the shim's"],
+)
+def test_a_body_somewhat_too_large_meets_the_shims_413_and_not_the_hosts_500(
+    given: dict[str, int], shims: int, hosts: int
+) -> None:
+    settings = app_settings(**given)
+    assert int(settings["FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"]) == hosts
+    assert Settings.from_environment(settings).max_body_bytes == shims
+    assert hosts >= shims * 1.25
+    # Ten times its size is what the largest body may take while it arrives: half of the memory at most.
+    assert given.get("maxBodyBytes", shims) * 10 <= given.get("instanceMemoryMB", 2048) * MIB / 2 + MIB
 
 
 @pytest.mark.parametrize(
@@ -340,53 +261,94 @@ def test_an_instance_takes_many_calls_at_a_time() -> None:
     ids=["none", "three", "two zones", "three in zones"],
 )
 def test_always_ready_instances_are_a_parameter(ready: int, zones: bool, expected: list[int]) -> None:
-    scale = site(plan="flex", alwaysReady=ready, zoneRedundant=zones)["functionAppConfig"][
-        "scaleAndConcurrency"
-    ]
-    assert scale["alwaysReady"] == [{"name": "http", "instanceCount": count} for count in expected]
+    instances = scale(alwaysReady=ready, zoneRedundant=zones)["alwaysReady"]
+    assert instances == [{"name": "http", "instanceCount": count} for count in expected]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "RollingUpdate"), ({"updateStrategy": "Recreate"}, "Recreate")]
+)
+def test_updates_drain_instances_unless_they_are_told_not_to(given: dict[str, str], expected: str) -> None:
+    assert site(**given)["functionAppConfig"]["siteUpdateStrategy"] == {"type": expected}
+
+
+def test_the_api_version_is_one_that_knows_the_update_strategy() -> None:
+    # azure-rest-api-specs, Microsoft.Web/AppService/models.tsp: @added(Versions.v2025_05_01) SiteUpdateStrategyType.
+    (resource,) = APP.of_type("Microsoft.Web/sites")
+    assert resource["api_version"] >= "2025-05-01"
 
 
 def test_the_package_is_read_with_the_identity_of_the_app() -> None:
-    storage = site(plan="flex")["functionAppConfig"]["deployment"]["storage"]
+    storage = site()["functionAppConfig"]["deployment"]["storage"]
     assert storage["type"] == "blobContainer"
     assert storage["authentication"] == {
         "type": "UserAssignedIdentity",
-        "userAssignedIdentityResourceId": "identityId",
+        "userAssignedIdentityResourceId": "identity.outputs.id",
     }
     (resource,) = APP.of_type("Microsoft.Web/sites")
     assert resource["config"]["identity"]["type"] == "UserAssigned"
 
 
-def test_flex_is_asked_for_nothing_that_it_refuses() -> None:
-    assert not REFUSED_BY_FLEX & set(site(plan="flex")["siteConfig"])
-    assert not SET_BY_FLEX & set(app_settings("flex"))
+def names(tree: Any) -> set[str]:
+    """Every property's name, at any depth."""
+    if isinstance(tree, dict):
+        return set(tree).union(*map(names, tree.values()))
+    return set().union(*map(names, tree)) if isinstance(tree, list) else set()
 
 
-def test_premium_gets_what_flex_does_by_itself() -> None:
-    properties = site(plan="premium")
-    assert properties["functionAppConfig"] is None
-    assert properties["siteConfig"]["ftpsState"] == "Disabled"
-    assert set(app_settings("premium")) >= SET_BY_FLEX
+def test_flex_is_asked_for_nothing_that_is_not_valid_there() -> None:
+    given = {
+        "network": "private",
+        "inbound": "private",
+        "allowedAddresses": "192.0.2.1",
+        "apimResourceId": "/a/b",
+    }
+    for properties in (site(), site(**given)):
+        assert not {name.lower() for name in PROPERTIES_NOT_FOR_FLEX} & {n.lower() for n in names(properties)}
+    for settings in (app_settings(), app_settings(**given)):
+        assert not SETTINGS_NOT_FOR_FLEX & set(settings)
+
+
+def test_infra_knows_one_plan() -> None:
+    (farm,) = APP.of_type("Microsoft.Web/serverfarms")
+    assert farm["config"]["sku"] == {"name": "FC1", "tier": "FlexConsumption"}
+    assert not any(re.search(r"premium|EP1|elastic", file.text, re.IGNORECASE) for file in ALL)
 
 
 def test_one_parameter_feeds_both_the_shims_origins_and_the_platforms() -> None:
     origins = "https://a.example.com, https://b.example.com"
-    assert MAIN.value("shimSettings", corsAllowedOrigins=origins)["CORS_ALLOWED_ORIGINS"] == origins
-    handed_on = MAIN.value(MAIN.modules["app"]["config"]["params"], corsAllowedOrigins=origins)
-    assert handed_on["corsAllowedOrigins"] == ["https://a.example.com", "https://b.example.com"]
-    cors = site(plan="flex", corsAllowedOrigins=handed_on["corsAllowedOrigins"])["siteConfig"]["cors"]
-    assert cors["allowedOrigins"] == handed_on["corsAllowedOrigins"]
-    # Elsewhere a list of the platform's would answer in place of the shim.
-    assert "cors" not in site(plan="premium")["siteConfig"]
-    assert MAIN.value(MAIN.modules["app"]["config"]["params"])["corsAllowedOrigins"] == []
+    settings = app_settings(corsOrigins=origins, corsCredentials=True)
+    assert settings["CORS_ORIGINS"] == origins
+    assert settings["CORS_CREDENTIALS"] == "True"
+    cors = site(corsOrigins=origins, corsCredentials=True)["siteConfig"]["cors"]
+    assert cors == {
+        "allowedOrigins": ["https://a.example.com", "https://b.example.com"],
+        "supportCredentials": True,
+    }
+    assert site()["siteConfig"]["cors"] == {"allowedOrigins": [], "supportCredentials": False}
+
+
+def test_the_two_lists_agree_as_the_shim_compares_them() -> None:
+    # The Functions host writes the site's list into the environment; the shim warns where the two differ.
+    origins = "https://a.example.com, https://b.example.com"
+    platform = {
+        "CORS_ALLOWED_ORIGINS": json.dumps(site(corsOrigins=origins)["siteConfig"]["cors"]["allowedOrigins"]),
+        "CORS_SUPPORT_CREDENTIALS": "False",
+    }
+    settings = Settings.from_environment({**app_settings(corsOrigins=origins), **platform})
+    assert settings.warnings == ()
+    assert [origin.text for origin in settings.cors_origins] == origins.split(", ")
+
+
+def test_no_setting_has_a_name_of_the_platforms_cors() -> None:
+    assert not {"CORS_ALLOWED_ORIGINS", "CORS_SUPPORT_CREDENTIALS"} & set(app_settings())
 
 
 # Settings
 
 
-@pytest.mark.parametrize("plan", ["flex", "premium"])
-def test_the_shim_starts_with_the_settings_that_it_is_given(plan: str) -> None:
-    settings = Settings.from_environment(app_settings(plan))
+def test_the_shim_starts_with_the_settings_that_it_is_given() -> None:
+    settings = Settings.from_environment(app_settings())
     assert settings.in_azure
     assert settings.apim_base_url == BASE_URL
     assert settings.azure_client_id == "identity.outputs.clientId"
@@ -395,7 +357,7 @@ def test_the_shim_starts_with_the_settings_that_it_is_given(plan: str) -> None:
 
 @pytest.mark.parametrize("name", ["APIM_BASE_URL", "KEY_VAULT_URL"])
 def test_without_a_required_setting_it_would_not(name: str) -> None:
-    given = app_settings("flex")
+    given = app_settings()
     del given[name]
     with pytest.raises(SettingsError, match=name):
         Settings.from_environment(given)
@@ -412,7 +374,7 @@ def test_the_timer_that_imports_keys_is_told_of_the_service_where_there_is_one()
 
 
 def test_no_app_setting_is_a_secret() -> None:
-    settings = app_settings("flex") | app_settings("premium")
+    settings = app_settings()
     assert "LOCAL_SUBSCRIPTION_KEYS" not in settings
     assert not [
         name for name in settings if re.search(r"PASSWORD|AccountKey|_SECRET$|SUBSCRIPTION_KEY", name)
@@ -435,14 +397,47 @@ ROLES = {
 }
 
 
+def assignments() -> dict[str, Tree]:
+    rbac = File.named("modules/rbac.bicep").resources
+    type = "Microsoft.Authorization/roleAssignments"
+    return {name: resource["config"] for name, resource in rbac.items() if resource["type"] == type}
+
+
 def test_every_role_is_assigned_on_one_resource() -> None:
     rbac = File.named("modules/rbac.bicep")
     assigned = {}
-    for name, resource in rbac.resources.items():
-        if resource["type"] == "Microsoft.Authorization/roleAssignments":
-            role = rbac.value(resource["config"]["properties"]["roleDefinitionId"])
-            assigned[name] = (resource["config"]["scope"], re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", role)[0])
+    for name, assignment in assignments().items():
+        role = rbac.value(assignment["properties"]["roleDefinitionId"])
+        assigned[name] = (assignment["scope"], re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", role)[0])
     assert assigned == ROLES
+
+
+def test_every_role_goes_to_the_app_or_to_the_operator() -> None:
+    for name, assignment in assignments().items():
+        given = {key: assignment["properties"][key] for key in ("principalId", "principalType")}
+        assert given == (
+            {"principalId": "operatorPrincipalId", "principalType": "operatorPrincipalType"}
+            if name.startswith("operator")
+            else {"principalId": "appPrincipalId", "principalType": "ServicePrincipal"}
+        ), name
+        # The name is made of what must be unique: the resource, who, and which role.
+        (made,) = re.findall(
+            r"guid\((\w+)\.id, (\w+), ", str(File.named("modules/rbac.bicep").value(assignment["name"]))
+        )
+        assert made == (assignment["scope"], given["principalId"])
+
+
+def test_the_principals_are_the_identity_of_the_app_and_who_deploys() -> None:
+    handed_on = MAIN.modules["rbac"]["config"]["params"]
+    assert MAIN.value(handed_on["appPrincipalId"]) == "identity.outputs.principalId"
+    assert (handed_on["operatorPrincipalId"], handed_on["operatorPrincipalType"]) == (
+        "principalId",
+        "principalType",
+    )
+    (operator,) = (config for name, config in assignments().items() if name.startswith("operator"))
+    rbac = File.named("modules/rbac.bicep").resources["operatorWritesSecrets"]
+    assert File.named("modules/rbac.bicep").value(rbac["condition"], operatorPrincipalId="") is False
+    assert operator["scope"] == "vault"
 
 
 def test_the_app_writes_secrets_and_reads_apims_keys_only_where_the_timer_needs_it() -> None:
@@ -468,22 +463,96 @@ def test_the_role_on_apim_reads_and_lists_keys_and_nothing_else() -> None:
 # What is optional
 
 
+OWN = {"appSubnetId": "/vnets/a/subnets/app", "endpointSubnetId": "/vnets/b/subnets/endpoints"}
+
+
 @pytest.mark.parametrize(
-    ("network", "own_subnet", "made"),
+    ("given", "made"),
     [
-        ("public", "", set()),
-        ("integrated", "", {"virtualNetwork"}),
-        ("integrated", "/subnets/own", set()),
-        ("private", "", {"virtualNetwork", "endpoints"}),
-        ("private", "/subnets/own", {"endpoints"}),
+        ({}, set()),
+        ({"network": "integrated"}, {"virtualNetwork"}),
+        ({"network": "integrated", **OWN}, set()),
+        ({"network": "private"}, {"virtualNetwork", "endpoints"}),
+        ({"network": "private", **OWN}, {"endpoints"}),
+        ({"inbound": "private"}, {"virtualNetwork", "inboundEndpoint"}),
+        ({"inbound": "private", "endpointSubnetId": OWN["endpointSubnetId"]}, {"inboundEndpoint"}),
+        ({"network": "private", "inbound": "private"}, {"virtualNetwork", "endpoints", "inboundEndpoint"}),
     ],
+    ids=str,
 )
-def test_a_network_is_made_as_far_as_it_is_asked_for(network: str, own_subnet: str, made: set[str]) -> None:
-    given = {"network": network, "appSubnetId": own_subnet}
-    optional = {name: MAIN.modules[name]["condition"] for name in ("virtualNetwork", "endpoints")}
+def test_a_network_is_made_as_far_as_it_is_asked_for(given: dict[str, str], made: set[str]) -> None:
+    optional = {
+        name: MAIN.modules[name]["condition"] for name in ("virtualNetwork", "endpoints", "inboundEndpoint")
+    }
     assert {name for name, condition in optional.items() if MAIN.value(condition, **given)} == made
-    subnet = MAIN.value(MAIN.modules["app"]["config"]["params"], **given)["subnetId"]
-    assert bool(subnet) == (network != "public")
+    parameters = app_parameters(**given)
+    assert bool(parameters["subnetId"]) == (given.get("network", "public") != "public")
+    assert site(**given)["publicNetworkAccess"] == ("Disabled" if given.get("inbound") else "Enabled")
+
+
+@pytest.mark.parametrize(("module", "network"), [("endpoints", "/vnets/a"), ("inboundEndpoint", "/vnets/b")])
+def test_new_zones_are_linked_to_the_network_of_the_subnets_that_are_given(module: str, network: str) -> None:
+    given = {"network": "private", "inbound": "private", **OWN}
+    parameters = MAIN.value(MAIN.modules[module]["config"]["params"], **given)
+    assert parameters["virtualNetworkId"] == network
+    assert parameters["subnetId"] == OWN["endpointSubnetId"]
+
+
+def endpoint_resources(zones_group: str) -> dict[str, list[Any]]:
+    """What endpoints.bicep makes for the vault, blobs and tables, by the names of its loops."""
+    file = File.named("modules/endpoints.bicep")
+    parameters = MAIN.modules["endpoints"]["config"]["params"]
+    given = MAIN.value(parameters, network="private", privateDnsZonesGroupId=zones_group)
+    return {name: file.each(name, **given) for name in file.resources}
+
+
+def test_private_dns_zones_are_made_and_linked_or_those_of_a_central_group_are_used() -> None:
+    new = endpoint_resources("")
+    assert len(new["zones"]) == len(new["links"]) == len(new["endpoints"]) == len(new["records"]) == 3
+    group = "/subscriptions/hub/resourceGroups/dns"
+    existing = endpoint_resources(group)
+    assert existing["zones"] == existing["links"] == []
+    ids = [
+        record["properties"]["privateDnsZoneConfigs"][0]["properties"]["privateDnsZoneId"]
+        for record in existing["records"]
+    ]
+    assert len(ids) == 3
+    assert f"{group}/providers/Microsoft.Network/privateDnsZones/privatelink.vaultcore.azure.net" in ids
+
+
+def test_every_endpoint_asks_for_the_sub_resource_that_its_zone_is_for() -> None:
+    # https://learn.microsoft.com/azure/private-link/private-endpoint-dns
+    targets = [
+        (target["name"], re.sub(r"\$\{.*|environment.*|suffixes.*", "", target["zone"]))
+        for module in ("endpoints", "inboundEndpoint")
+        for target in MAIN.modules[module]["config"]["params"]["targets"]
+    ]
+    assert targets == [
+        ("vault", "privatelink.vaultcore.azure.net"),
+        ("blob", "privatelink.blob."),
+        ("table", "privatelink.table."),
+        ("sites", "privatelink.azurewebsites.net"),
+    ]
+
+
+def test_addresses_that_may_call_the_app_can_be_named() -> None:
+    config = site(allowedAddresses="192.0.2.1, 198.51.100.0/24,2001:db8::1")["siteConfig"]
+    assert config["ipSecurityRestrictionsDefaultAction"] == "Deny"
+    assert [
+        (rule["ipAddress"], rule["action"], rule["priority"]) for rule in config["ipSecurityRestrictions"]
+    ] == [
+        ("192.0.2.1/32", "Allow", 100),
+        ("198.51.100.0/24", "Allow", 101),
+        ("2001:db8::1/128", "Allow", 102),
+    ]
+    assert site()["siteConfig"]["ipSecurityRestrictionsDefaultAction"] == "Allow"
+    assert site()["siteConfig"]["ipSecurityRestrictions"] == []
+
+
+def test_the_subnet_of_the_app_is_delegated_as_flex_wants_it() -> None:
+    (network,) = File.named("modules/network.bicep").of_type("Microsoft.Network/virtualNetworks")
+    subnet = network["config"]["properties"]["subnets"][0]["properties"]
+    assert [d["properties"]["serviceName"] for d in subnet["delegations"]] == ["Microsoft.App/environments"]
 
 
 @pytest.mark.parametrize("module", ["vault", "storage"])
@@ -516,6 +585,24 @@ def test_alerts_tell_of_5xx_of_the_vault_and_of_storms_of_401() -> None:
     queries = {rule["name"]: rule["query"] for rule in alerts.value("rules")}
     assert set(queries) == {"5xx-rate", "vault-failures", "401-storm"}
     assert MAIN.modules["alerts"]["condition"] == "alertsEnabled"
+    # The category of what the worker prints, whose level the host guesses: azure-functions-host, WorkerConstants.cs.
+    assert '"Host.Function.Console"' in queries["vault-failures"]
+
+
+def test_alerts_can_be_made_in_a_workspace_that_has_no_tables_yet() -> None:
+    (rule,) = File.named("modules/alerts.bicep").of_type("Microsoft.Insights/scheduledQueryRules")
+    # The flag counts for this kind alone.
+    assert rule["config"]["kind"] == "LogAlert"
+    assert rule["config"]["properties"]["skipQueryValidation"] is True
+
+
+def test_a_timer_has_the_storage_that_it_needs() -> None:
+    # Its lock and its schedule are blobs: Storage Blob Data Owner, by identity.
+    settings = app_settings(apimResourceId="/subscriptions/s/service/apim")
+    assert settings["AzureWebJobsStorage__credential"] == "managedidentity"
+    assert settings["AzureWebJobsStorage__clientId"] == "identity.outputs.clientId"
+    assert "AzureWebJobsStorage__blobServiceUri" in settings
+    assert ROLES["appOwnsBlobs"] == ("storage", "b7e6dc6d-f1e8-4753-8033-0f276bb0955b")
 
 
 # Other people's checks

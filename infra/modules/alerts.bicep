@@ -27,7 +27,9 @@ var rules = [
     name: 'vault-failures'
     title: 'Subscription keys could not be checked'
     severity: 1
-    query: 'AppTraces | where SeverityLevel >= 3 and Message has "Key Vault" | summarize failures = sum(ItemCount) | where failures > 5'
+    // What the worker prints outside an invocation arrives by its console, and the host guesses the level from the words
+    // (azure-functions-host, WorkerProcess.ParseErrorMessageAndLog).
+    query: 'AppTraces | where Message has "Key Vault" and (SeverityLevel >= 3 or tostring(Properties.Category) == "Host.Function.Console") | summarize failures = sum(ItemCount) | where failures > 5'
   }
   {
     name: '401-storm'
@@ -58,11 +60,14 @@ resource alerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for rule 
   name: 'alert-${rule.name}-${token}'
   location: location
   tags: tags
+  kind: 'LogAlert'
   properties: {
     displayName: rule.title
     description: rule.title
     severity: rule.severity
     enabled: true
+    // A new workspace has no tables yet, and a rule that names one would be refused.
+    skipQueryValidation: true
     evaluationFrequency: 'PT5M'
     windowSize: 'PT15M'
     scopes: [

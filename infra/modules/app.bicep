@@ -1,4 +1,4 @@
-// The plan and the Functions app.
+// The Flex Consumption plan and the Functions app.
 
 @description('Name of the app.')
 @minLength(2)
@@ -14,14 +14,7 @@ param location string
 @description('Tags.')
 param tags object
 
-@description('Hosting plan.')
-@allowed([
-  'flex'
-  'premium'
-])
-param plan string
-
-@description('Flex: memory of an instance, in MB.')
+@description('Memory of an instance, in MB.')
 @allowed([
   512
   2048
@@ -29,15 +22,15 @@ param plan string
 ])
 param instanceMemoryMB int
 
-@description('Most instances at a time; premium has 20 at most.')
+@description('Maximum number of instances.')
 @minValue(40)
 @maxValue(1000)
 param maximumInstanceCount int
 
-@description('Flex: calls at a time in one instance before another is started.')
+@description('Calls in flight in one instance before another is started.')
 @minValue(1)
 @maxValue(1000)
-param httpPerInstanceConcurrency int
+param perInstanceConcurrency int
 
 @description('Instances kept running.')
 @minValue(0)
@@ -46,6 +39,13 @@ param alwaysReady int
 
 @description('Whether the plan spreads over availability zones.')
 param zoneRedundant bool
+
+@description('What a deployment does to running instances.')
+@allowed([
+  'Recreate'
+  'RollingUpdate'
+])
+param updateStrategy string
 
 @description('Resource id of the identity of the app.')
 param identityId string
@@ -62,22 +62,35 @@ param deploymentContainerName string
 @description('The Application Insights component.')
 param insightsName string
 
-@description('Web origins; the platform is told only on Flex, where it answers preflights itself.')
-param corsAllowedOrigins array
+@description('Base URL of the APIM API.')
+@minLength(12)
+param apimBaseUrl string
+
+@description('Bytes of the largest request body that the Functions host admits.')
+@minValue(1)
+param hostBodyBytes int
+
+@description('Web origins, for the platform, which answers preflights on Flex Consumption.')
+param corsOrigins array
 
 @description('Whether browsers may send credentials.')
-param corsAllowCredentials bool
+param corsCredentials bool
 
 @description('Subnet through which calls leave; empty for none.')
 param subnetId string
 
+@description('Whether the app answers at its public address.')
+param publicAccess bool
+
+@description('Addresses or ranges that may call the app; empty for all.')
+param allowedAddresses array
+
 @description('Settings of the shim.')
 param settings object
 
-// What the tests run on. A newer one is a change to be tested, not to be met with.
+// The version that the tests run on; tests/test_infra.py holds the two together.
 var pythonVersion = '3.13'
-var isFlex = plan == 'flex'
-// Two at least in a zone-redundant plan, of either kind.
+// A zone-redundant plan needs two at least.
 var leastInstances = zoneRedundant ? max(alwaysReady, 2) : alwaysReady
 
 // https://learn.microsoft.com/azure/azure-functions/functions-reference#connecting-to-host-storage-with-an-identity
@@ -90,14 +103,8 @@ var hostSettings = {
   APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
   // It says where to send, not who may: local auth is off.
   APPLICATIONINSIGHTS_CONNECTION_STRING: insights.properties.ConnectionString
-}
-
-// Flex sets these itself, and refuses to have them set.
-var premiumSettings = {
-  FUNCTIONS_EXTENSION_VERSION: '~4'
-  FUNCTIONS_WORKER_RUNTIME: 'python'
-  ENABLE_ORYX_BUILD: 'true'
-  SCM_DO_BUILD_DURING_DEPLOYMENT: 'true'
+  // azure-functions-host, HttpRequestBodySizeMiddleware; 104857600 where it is not set.
+  FUNCTIONS_REQUEST_BODY_SIZE_LIMIT: string(hostBodyBytes)
 }
 
 resource storage 'Microsoft.Storage/storageAccounts@2025-06-01' existing = {
@@ -113,32 +120,25 @@ resource serverFarm 'Microsoft.Web/serverfarms@2025-03-01' = {
   name: planName
   location: location
   tags: tags
-  kind: isFlex ? 'functionapp' : 'elastic'
-  sku: isFlex ? {
+  kind: 'functionapp'
+  sku: {
     name: 'FC1'
     tier: 'FlexConsumption'
-  } : {
-    name: 'EP1'
-    tier: 'ElasticPremium'
-    capacity: max(leastInstances, 1)
   }
-  properties: union({
+  properties: {
     reserved: true
     zoneRedundant: zoneRedundant
-  }, isFlex ? {} : {
-    maximumElasticWorkerCount: min(maximumInstanceCount, 20)
-  })
+  }
 }
 
-resource app 'Microsoft.Web/sites@2025-03-01' = {
-  // checkov:skip=CKV_AZURE_15:minTlsVersion is 1.2, inside a union that checkov does not evaluate
-  // checkov:skip=CKV_AZURE_18:http20Enabled is true, inside a union that checkov does not evaluate
-  // checkov:skip=CKV_AZURE_67:http20Enabled is true, inside a union that checkov does not evaluate
-  // checkov:skip=CKV_AZURE_78:Flex has no FTP and refuses ftpsState; on Premium it is Disabled, inside the union
-  // checkov:skip=CKV_AZURE_213:Flex replaces unhealthy instances itself; on Premium healthCheckPath is set, inside the union
+// siteUpdateStrategy came with this API version. Bicep ships no types for it so far, and says so in a warning, BCP081.
+#disable-next-line BCP081
+resource app 'Microsoft.Web/sites@2025-05-01' = {
+  // checkov:skip=CKV_AZURE_78:Flex Consumption has no FTP and refuses ftpsState
+  // checkov:skip=CKV_AZURE_213:Flex Consumption replaces unhealthy instances itself and has no healthCheckPath
   // checkov:skip=CKV_AZURE_212:the number of instances is a parameter, and 0 is what makes an idle shim cost nothing
   // checkov:skip=CKV_AZURE_17:callers are OpenAI clients, which have no client certificates; the shim checks their keys
-  // checkov:skip=CKV_AZURE_222:the shim is there to be called; what it reaches can be closed by the parameter network
+  // checkov:skip=CKV_AZURE_222:the shim is there to be called; the parameters inbound and allowedAddresses close it
   name: name
   location: location
   tags: union(tags, { 'azd-service-name': 'shim' })
@@ -153,10 +153,10 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
     serverFarmId: serverFarm.id
     httpsOnly: true
     clientAffinityEnabled: false
-    publicNetworkAccess: 'Enabled'
+    publicNetworkAccess: publicAccess ? 'Enabled' : 'Disabled'
     keyVaultReferenceIdentity: identityId
     virtualNetworkSubnetId: empty(subnetId) ? null : subnetId
-    functionAppConfig: isFlex ? {
+    functionAppConfig: {
       deployment: {
         storage: {
           type: 'blobContainer'
@@ -182,32 +182,34 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
         ]
         triggers: {
           http: {
-            perInstanceConcurrency: httpPerInstanceConcurrency
+            perInstanceConcurrency: perInstanceConcurrency
           }
         }
       }
-    } : null
-    siteConfig: union({
+      siteUpdateStrategy: {
+        type: updateStrategy
+      }
+    }
+    siteConfig: {
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'
       http20Enabled: true
-    }, isFlex ? {
       cors: {
-        allowedOrigins: corsAllowedOrigins
-        supportCredentials: corsAllowCredentials
+        allowedOrigins: corsOrigins
+        supportCredentials: corsCredentials
       }
-    } : {
-      // Flex has no FTP and refuses this property; elsewhere the shim answers preflights, so the platform's list stays empty.
-      ftpsState: 'Disabled'
-      linuxFxVersion: 'Python|${pythonVersion}'
-      healthCheckPath: '/healthz'
-      minimumElasticInstanceCount: max(leastInstances, 1)
-      vnetRouteAllEnabled: !empty(subnetId)
-    })
+      ipSecurityRestrictionsDefaultAction: empty(allowedAddresses) ? 'Allow' : 'Deny'
+      ipSecurityRestrictions: [for (address, index) in allowedAddresses: {
+        name: 'allowed-${index}'
+        action: 'Allow'
+        priority: 100 + index
+        ipAddress: contains(address, '/') ? address : (contains(address, ':') ? '${address}/128' : '${address}/32')
+      }]
+    }
   }
 }
 
-// One place: the shim's own settings, the host's, and what only one plan takes.
+// All app settings in one place: those of the shim, and those of the host.
 resource appSettings 'Microsoft.Web/sites/config@2025-03-01' = {
   // checkov:skip=CKV_AZURE_13:this is the configuration named appsettings, which has no such property; the shim checks keys itself
   // checkov:skip=CKV_AZURE_63:this is the configuration named appsettings, which has no such property; requests go to Application Insights
@@ -218,7 +220,7 @@ resource appSettings 'Microsoft.Web/sites/config@2025-03-01' = {
   // checkov:skip=CKV_AZURE_222:this is the configuration named appsettings; the shim is there to be called
   parent: app
   name: 'appsettings'
-  properties: union(settings, hostSettings, isFlex ? {} : premiumSettings)
+  properties: union(settings, { APIM_BASE_URL: apimBaseUrl }, hostSettings)
 }
 
 // Deployment by identity only: neither FTP nor the deployment site takes passwords.
@@ -238,5 +240,6 @@ resource scmPasswords 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@20
   }
 }
 
+output id string = app.id
 output name string = app.name
 output url string = 'https://${app.properties.defaultHostName}'

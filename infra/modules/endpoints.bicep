@@ -1,4 +1,4 @@
-// Private endpoints, and the DNS zones that lead to them, for the vault and for the storage of the Functions host.
+// Private endpoints for some resources, with the DNS zones that lead to them: new ones, or those of a central group.
 
 @description('Azure region.')
 param location string
@@ -10,53 +10,27 @@ param tags object
 @minLength(1)
 param subnetId string
 
-@description('Virtual network in which the names must lead to the endpoints.')
+@description('Virtual network in which the names must resolve to the endpoints.')
 @minLength(1)
 param virtualNetworkId string
 
-@description('The vault.')
-param vaultName string
+@description('Resource group with existing zones, linked to the networks already; empty to create zones and links here.')
+param zonesGroupId string
 
-@description('The storage account.')
-param storageName string
+@description('What gets an endpoint: name (the sub-resource, as private endpoints call it), resourceId, zone.')
+param targets array
 
-resource vault 'Microsoft.KeyVault/vaults@2025-05-01' existing = {
-  name: vaultName
-}
+// A list that is empty where nothing is to be created: checkov and the tests parse no condition inside a loop.
+var newZones = empty(zonesGroupId) ? targets : []
+var zoneScope = empty(zonesGroupId) ? resourceGroup().id : zonesGroupId
 
-resource storage 'Microsoft.Storage/storageAccounts@2025-06-01' existing = {
-  name: storageName
-}
-
-// https://learn.microsoft.com/azure/private-link/private-endpoint-dns
-var targets = [
-  {
-    name: 'vault'
-    resourceId: vault.id
-    group: 'vault'
-    zone: 'privatelink.vaultcore.azure.net'
-  }
-  {
-    name: 'blob'
-    resourceId: storage.id
-    group: 'blob'
-    zone: 'privatelink.blob.${environment().suffixes.storage}'
-  }
-  {
-    name: 'table'
-    resourceId: storage.id
-    group: 'table'
-    zone: 'privatelink.table.${environment().suffixes.storage}'
-  }
-]
-
-resource zones 'Microsoft.Network/privateDnsZones@2024-06-01' = [for target in targets: {
+resource zones 'Microsoft.Network/privateDnsZones@2024-06-01' = [for target in newZones: {
   name: target.zone
   location: 'global'
   tags: tags
 }]
 
-resource links 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2024-06-01' = [for (target, index) in targets: {
+resource links 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2024-06-01' = [for (target, index) in newZones: {
   parent: zones[index]
   name: 'link-${uniqueString(virtualNetworkId)}'
   location: 'global'
@@ -82,7 +56,7 @@ resource endpoints 'Microsoft.Network/privateEndpoints@2024-05-01' = [for target
         properties: {
           privateLinkServiceId: target.resourceId
           groupIds: [
-            target.group
+            target.name
           ]
         }
       }
@@ -98,9 +72,12 @@ resource records 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2024-0
       {
         name: target.name
         properties: {
-          privateDnsZoneId: zones[index].id
+          privateDnsZoneId: '${zoneScope}/providers/Microsoft.Network/privateDnsZones/${target.zone}'
         }
       }
     ]
   }
+  dependsOn: [
+    links
+  ]
 }]

@@ -1,4 +1,4 @@
-// A virtual network for calls that leave the app, with a subnet for private endpoints.
+// A virtual network with a subnet for the app's outbound calls and one for private endpoints.
 
 @description('What makes names unique.')
 @minLength(5)
@@ -14,13 +14,6 @@ param tags object
 @minLength(2)
 @maxLength(2)
 param addressPrefixes array
-
-@description('What the subnet of the app is delegated to, which differs by plan.')
-@allowed([
-  'Microsoft.App/environments'
-  'Microsoft.Web/serverFarms'
-])
-param delegation string
 
 resource guard 'Microsoft.Network/networkSecurityGroups@2024-05-01' = {
   name: 'nsg-${token}'
@@ -51,7 +44,7 @@ resource network 'Microsoft.Network/virtualNetworks@2024-05-01' = {
             {
               name: 'app'
               properties: {
-                serviceName: delegation
+                serviceName: 'Microsoft.App/environments'
               }
             }
           ]

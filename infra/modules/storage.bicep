@@ -61,5 +61,6 @@ resource deployments 'Microsoft.Storage/storageAccounts/blobServices/containers@
   }
 }
 
+output id string = account.id
 output name string = account.name
 output deploymentContainerName string = deployments.name

@@ -63,5 +63,6 @@ resource audit 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
   }
 }
 
+output id string = vault.id
 output name string = vault.name
 output url string = 'https://${vault.name}${environment().suffixes.keyvaultDns}'

@@ -1,17 +1,32 @@
-# After `azd deploy` on Windows; postdeploy.sh elsewhere says why.
+# After `azd deploy` on Windows, in PowerShell 7 or 5.1; the comments are in postdeploy.sh.
 $ErrorActionPreference = 'Stop'
 
 if (-not $env:SHIM_URL) { throw 'SHIM_URL is not set: run azd provision first' }
+$attempts = if ($env:SHIM_READY_ATTEMPTS) { [int]$env:SHIM_READY_ATTEMPTS } else { 30 }
+$pause = if ($env:SHIM_READY_PAUSE) { [int]$env:SHIM_READY_PAUSE } else { 10 }
 $status = 0
-foreach ($attempt in 1..30) {
-    $answer = Invoke-WebRequest -Uri "$env:SHIM_URL/readyz" -SkipHttpErrorCheck -TimeoutSec 30 -ErrorAction SilentlyContinue
-    $status = $answer.StatusCode
+$body = ''
+foreach ($attempt in 1..$attempts) {
+    try {
+        $response = Invoke-WebRequest -Uri "$env:SHIM_URL/readyz" -UseBasicParsing -TimeoutSec 30
+        $status = [int]$response.StatusCode
+    } catch {
+        # Both versions throw on a refusal; only 7 could be told not to.
+        $status = if ($_.Exception.Response) { [int]$_.Exception.Response.StatusCode } else { 0 }
+        $body = "$($_.ErrorDetails.Message)"
+    }
     if ($status -eq 200) { break }
-    Start-Sleep -Seconds 10
+    if ($attempt -lt $attempts) { Start-Sleep -Seconds $pause }
 }
 
 if ($status -ne 200) {
-    throw "The shim is deployed but not ready ($status): $($answer.Content) Find out more with: python -m shim doctor --shim-url $env:SHIM_URL"
+    Write-Host "The shim is deployed but not ready ($status): $env:SHIM_URL/readyz said"
+    Write-Host $body
+    if ($env:SHIM_INBOUND -eq 'private' -or $env:SHIM_ALLOWED_ADDRESSES) {
+        Write-Host 'SHIM_INBOUND or SHIM_ALLOWED_ADDRESSES may keep this machine out: ask from where callers are.'
+    }
+    $base = if ($env:APIM_BASE_URL) { $env:APIM_BASE_URL } else { '<base URL>' }
+    throw "Find out more with: python -m shim doctor --shim-url $env:SHIM_URL --base-url $base"
 }
 
 Write-Host @"

@@ -1,0 +1,341 @@
+"""What azd does with infra/ and scripts/azd, as far as that can be told without azd."""
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from devhost.host import Host
+from tests.bicep import INFRA, File
+from tests.conftest import StartHost
+
+ROOT = Path(__file__).parent.parent
+HOOKS = ROOT / "scripts/azd"
+MAIN = File.named("main.bicep")
+APP = File.named("modules/app.bicep")
+BASE_URL = "https://contoso.azure-api.net/my-openai-api/openai"
+
+# azd sets these itself (azure-dev, cli/azd/pkg/infra/provisioning/bicep/bicep_provider.go), and asks for a region.
+SET_BY_AZD = {
+    "AZURE_ENV_NAME": "dev",
+    "AZURE_LOCATION": "westeurope",
+    "AZURE_PRINCIPAL_ID": "00000000-0000-0000-0000-000000000001",
+    "AZURE_PRINCIPAL_TYPE": "User",
+}
+
+
+# Parameters
+
+CONVERTED: dict[str, Callable[[str], Any]] = {"string": str, "int": int, "bool": lambda text: text == "true"}
+LIMITS: dict[str, Callable[[Any, Any], bool]] = {
+    "allowed": lambda value, among: value in among,
+    "min_length": lambda value, least: len(value) >= least,
+    "max_length": lambda value, most: len(value) <= most,
+    "min_value": lambda value, least: bool(value >= least),
+    "max_value": lambda value, most: bool(value <= most),
+}
+
+
+def handed_on(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters that azd deploys with: loadParameters and armParameterFileValue of bicep_provider.go.
+
+    A parameter is left out, and has its default, where its variable is not set; numbers and booleans are converted.
+    """
+    given = {}
+    for name, entry in json.loads((INFRA / "main.parameters.json").read_text())["parameters"].items():
+        match = re.fullmatch(r"\$\{(\w+)(?:=(.*))?\}", entry["value"])
+        assert match is not None, f"{name} is not one variable"
+        text = environ.get(match[1], match[2] or "")
+        if text or match[1] in environ:
+            given[name] = CONVERTED[MAIN.parameters[name]["type"]](text)
+    return given
+
+
+def names_in_parameters_file() -> set[str]:
+    return set(re.findall(r"\$\{(\w+)", (INFRA / "main.parameters.json").read_text()))
+
+
+def test_azd_asks_for_a_region_and_nothing_else_before_the_hook_runs() -> None:
+    # ensureParameters of bicep_provider.go prompts for every parameter that has neither a default nor a value, and
+    # `azd up` calls it before the preprovision hook. With --no-prompt it fails instead.
+    required = {name for name, parameter in MAIN.parameters.items() if parameter["default"] is None}
+    assert required == {"environmentName", "location"}
+    assert required <= set(handed_on(SET_BY_AZD))
+
+
+def test_a_fresh_environment_and_a_base_url_are_enough() -> None:
+    given = handed_on({**SET_BY_AZD, "APIM_BASE_URL": BASE_URL})
+    checked = [
+        (name, decorator["type"], LIMITS[decorator["type"]](value, decorator["argument"]))
+        for name, value in given.items()
+        for decorator in MAIN.parameters[name]["decorators"]
+        if decorator["type"] in LIMITS
+    ]
+    assert len(checked) > 20
+    assert [(name, limit) for name, limit, kept in checked if not kept] == []
+
+
+def test_what_azd_hands_on_by_default_is_the_default_of_the_bicep_file() -> None:
+    given = handed_on(SET_BY_AZD)
+    defaults = {name: MAIN.value(name) for name in given if MAIN.parameters[name]["default"] is not None}
+    assert {name: given[name] for name in defaults} == {**defaults, "principalId": given["principalId"]}
+
+
+def test_a_deployment_without_a_base_url_is_refused_by_the_template_itself() -> None:
+    # Without azd there is no hook; the module that needs the URL has a limit in place of the missing one.
+    assert MAIN.value("apimBaseUrl") == ""
+    assert MAIN.modules["app"]["config"]["params"]["apimBaseUrl"] == "apimBaseUrl"
+    assert {"type": "min_length", "argument": 12} in APP.parameters["apimBaseUrl"]["decorators"]
+
+
+def test_azd_hands_on_every_parameter_that_is_not_an_object_or_a_list() -> None:
+    given = set(json.loads((INFRA / "main.parameters.json").read_text())["parameters"])
+    plain = {
+        name for name, parameter in MAIN.parameters.items() if parameter["type"] not in ("object", "array")
+    }
+    assert given == plain
+
+
+def test_every_choice_that_azd_hands_on_is_in_the_deployment_guide() -> None:
+    guide = (ROOT / "docs/deploy.md").read_text()
+    assert {
+        name for name in names_in_parameters_file() - set(SET_BY_AZD) if f"`{name}`" not in guide
+    } == set()
+
+
+# The manifest
+
+
+def manifest() -> Any:
+    return yaml.safe_load((ROOT / "azure.yaml").read_text())
+
+
+def test_azd_finds_the_app_by_its_tag() -> None:
+    (resource,) = APP.of_type("Microsoft.Web/sites")
+    assert list(manifest()["services"]) == [
+        APP.value(resource["config"]["tags"], tags={})["azd-service-name"]
+    ]
+
+
+def test_every_hook_is_there_for_posix_and_for_windows() -> None:
+    hooks = manifest()["hooks"]
+    assert set(hooks) == {"preprovision", "postdeploy"}
+    for hook in hooks.values():
+        assert (hook["posix"]["shell"], hook["windows"]["shell"]) == ("sh", "pwsh")
+        assert os.access(ROOT / hook["posix"]["run"], os.X_OK)
+        assert (ROOT / hook["windows"]["run"]).exists()
+        # azd hands on its terminal to interactive hooks alone.
+        assert all(shell["interactive"] for shell in hook.values())
+
+
+@pytest.mark.parametrize("name", ["preprovision", "postdeploy"])
+def test_both_versions_of_a_hook_read_the_same_variables_and_refuse_with_the_same_words(name: str) -> None:
+    posix, windows = (HOOKS / f"{name}.sh").read_text(), (HOOKS / f"{name}.ps1").read_text()
+    variables = r"\b(?:SHIM|APIM|CORS|KEY|AZD|AZURE)_\w+\b"
+    assert set(re.findall(variables, posix)) == set(re.findall(variables, windows))
+    words = re.findall(r"(?:fail|echo) \"([^\"$]+)[\"$]", posix)
+    assert len(words) >= 3
+    assert [text for text in words if text not in windows] == []
+
+
+# The hook before provisioning
+
+
+async def hook(name: str, **environ: str) -> tuple[int, str]:
+    """Runs a hook without a terminal; its exit code, and all that it said."""
+    process = await asyncio.create_subprocess_exec(
+        HOOKS / name,
+        env={"PATH": os.environ["PATH"], **environ},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    return process.returncode or 0, said.decode()
+
+
+@pytest.mark.parametrize(
+    ("environ", "code", "says"),
+    [
+        ({}, 1, "azd env set APIM_BASE_URL https://"),
+        ({"APIM_BASE_URL": "http://contoso.azure-api.net/a"}, 1, "must begin with https://"),
+        ({"APIM_BASE_URL": BASE_URL}, 0, ""),
+        ({"APIM_BASE_URL": BASE_URL, "CORS_ORIGINS": "*"}, 0, ""),
+        ({"APIM_BASE_URL": BASE_URL, "CORS_ORIGINS": "https://a.example.com, https://b.example.com"}, 0, ""),
+        (
+            {"APIM_BASE_URL": BASE_URL, "CORS_ORIGINS": "https://*.example.com"},
+            1,
+            "'Your own plan' in docs/deploy.md",
+        ),
+        ({"APIM_BASE_URL": BASE_URL, "CORS_ORIGINS": "http://localhost:*"}, 1, "takes exact origins"),
+        ({"APIM_BASE_URL": BASE_URL, "CORS_ORIGINS": "*", "CORS_CREDENTIALS": "true"}, 1, "browsers refuse"),
+    ],
+    ids=["no url", "no tls", "a url", "any origin", "origins", "pattern", "any port", "credentials for any"],
+)
+async def test_what_cannot_work_is_refused_before_anything_is_made(
+    environ: dict[str, str], code: int, says: str
+) -> None:
+    ended, said = await hook("preprovision.sh", **environ)
+    assert (ended, says in said) == (code, True), said
+
+
+def test_the_section_that_the_hook_points_to_is_there() -> None:
+    assert "\n## Your own plan\n" in (ROOT / "docs/deploy.md").read_text()
+
+
+# What `az` says of one service, and where it is told of the subscription that azd was given.
+AZ = """#!/bin/sh
+echo "$*" >>"$CALLS"
+case "$1 $2" in
+"apim list") printf 'contoso\\trg\\thttps://contoso.azure-api.net\\n' ;;
+"apim api") printf '%s' "$APIS" ;;
+esac
+"""
+AZD = """#!/bin/sh
+echo "azd $*" >>"$CALLS"
+"""
+# azd starts hooks through a shell (azure-dev, cli/azd/pkg/exec/command_runner.go); this is its command line to `ps`.
+LIKE_AZD = """#!/bin/sh
+/bin/sh -c "$HOOK; exit \\$?"
+"""
+
+
+async def at_a_terminal(folder: Path, typed: str, *flags: str, **environ: str) -> tuple[int, str, list[str]]:
+    """Runs the hook as `azd up <flags>` does, with somebody who types; exit code, output, and calls of az and azd."""
+    calls = folder / "calls"
+    calls.touch()
+    for name, script in {"az": AZ, "azd": AZD, "like-azd": LIKE_AZD}.items():
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    terminal, end = os.openpty()
+    os.write(terminal, f"{typed}\n".encode())
+    process = await asyncio.create_subprocess_exec(
+        folder / "like-azd",
+        "up",
+        *flags,
+        env={
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "HOOK": str(HOOKS / "preprovision.sh"),
+            "CALLS": str(calls),
+            "APIS": "",
+            **environ,
+        },
+        stdin=end,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    os.close(terminal)
+    os.close(end)
+    return process.returncode or 0, said.decode(), calls.read_text().splitlines()
+
+
+ONE = "a/openai\n"
+TWO = "a/openai\nb/openai\n"
+
+
+@pytest.mark.parametrize(
+    ("apis", "typed", "taken"),
+    [
+        (ONE, "", "https://contoso.azure-api.net/a/openai"),
+        (TWO, "2", "https://contoso.azure-api.net/b/openai"),
+        (TWO, "https://contoso.azure-api.net/b/openai", "https://contoso.azure-api.net/b/openai"),
+        ("", BASE_URL, BASE_URL),
+    ],
+    ids=["the only one", "one by number", "one in full", "none found"],
+)
+async def test_the_base_url_is_found_or_asked_for_once(
+    tmp_path: Path, apis: str, typed: str, taken: str
+) -> None:
+    code, said, calls = await at_a_terminal(tmp_path, typed, APIS=apis)
+    assert code == 0, said
+    assert all(f"https://contoso.azure-api.net/{api}" in said for api in apis.split())
+    assert said.count("APIM_BASE_URL") == 1
+    assert [call for call in calls if call.startswith("azd")] == [f"azd env set APIM_BASE_URL {taken}"]
+
+
+async def test_apis_are_looked_for_in_the_subscription_that_azd_was_given(tmp_path: Path) -> None:
+    _, _, calls = await at_a_terminal(tmp_path, "1", APIS=ONE, AZURE_SUBSCRIPTION_ID="sub-1")
+    asked = [call for call in calls if call.startswith("apim")]
+    assert len(asked) == 2
+    assert all(" --subscription sub-1 " in call for call in asked)
+
+
+@pytest.mark.parametrize(("apis", "typed"), [(TWO, ""), (TWO, "3"), (ONE, "no-url"), ("", "7")])
+async def test_an_answer_that_is_no_url_is_refused_and_not_kept(
+    tmp_path: Path, apis: str, typed: str
+) -> None:
+    code, said, calls = await at_a_terminal(tmp_path, typed, APIS=apis)
+    assert (code, "must begin with https://" in said) == (1, True), said
+    assert not [call for call in calls if call.startswith("azd")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ"),
+    [
+        (["--no-prompt"], {}),
+        (["--non-interactive", "--debug"], {}),
+        ([], {"CI": "true"}),
+        ([], {"AZD_NON_INTERACTIVE": "1"}),
+    ],
+    ids=["--no-prompt", "--non-interactive", "CI", "AZD_NON_INTERACTIVE"],
+)
+async def test_without_prompts_nobody_is_asked_and_the_choices_are_listed(
+    tmp_path: Path, flags: list[str], environ: dict[str, str]
+) -> None:
+    code, said, calls = await at_a_terminal(tmp_path, "1", *flags, APIS=TWO, **environ)
+    assert code == 1
+    assert "https://contoso.azure-api.net/b/openai" in said
+    assert "azd env set APIM_BASE_URL https://" in said
+    assert not [call for call in calls if call.startswith("azd")]
+
+
+async def test_without_prompts_a_base_url_that_is_set_is_enough(tmp_path: Path) -> None:
+    code, said, calls = await at_a_terminal(tmp_path, "", "--no-prompt", APIM_BASE_URL=BASE_URL)
+    assert (code, said, calls) == (0, "", [])
+
+
+# The hook after deployment
+
+
+async def test_after_a_deployment_the_shim_is_asked_and_the_client_snippet_printed(host: Host) -> None:
+    code, said = await hook("postdeploy.sh", SHIM_URL=host.url)
+    assert code == 0, said
+    assert f'client = OpenAI(base_url="{host.url}/openai/v1"' in said
+
+
+@pytest.mark.parametrize(
+    "restriction", [{}, {"SHIM_INBOUND": "private"}, {"SHIM_ALLOWED_ADDRESSES": "192.0.2.1"}]
+)
+async def test_a_deployment_that_is_not_ready_fails_with_the_reason_and_the_next_step(
+    start_host: StartHost, restriction: dict[str, str]
+) -> None:
+    broken = await start_host(APIM_BASE_URL="")
+    code, said = await hook("postdeploy.sh", SHIM_URL=broken.url, SHIM_READY_ATTEMPTS="1", **restriction)
+    assert code == 1
+    assert "missing or wrong: APIM_BASE_URL" in said
+    assert "python -m shim doctor" in said
+    assert ("keep this machine out" in said) == bool(restriction)
+
+
+# Core Tools
+
+
+def test_the_way_to_publish_names_the_language() -> None:
+    # Core Tools take it from local.settings.json, which a fresh clone has not, and fail without it
+    # (azure-functions-core-tools, GlobalCoreToolsSettings.Init and CurrentWorkerRuntime).
+    guide = (ROOT / "docs/deploy.md").read_text()
+    published = re.findall(r"func azure functionapp publish [^\n`]*", guide)
+    assert published
+    assert [command for command in published if "--python" not in command] == []
+
+
+def test_core_tools_build_remotely_since_there_are_requirements() -> None:
+    # PublishHelper.ResolveBuildOption: a Python app with a requirements.txt that is not empty.
+    assert (ROOT / "requirements.txt").stat().st_size > 0
