@@ -1,8 +1,9 @@
 # Two commands do everything on a fresh machine: `make start` and `make test`. Neither needs root.
-.PHONY: start test check format package bench bench-quick figures clean
+.PHONY: start test test-runtimes check format lock package bench bench-quick figures clean
 
 VENV := .venv/bin
 PYTEST_ARGS ?=
+LOCK_ARGS ?=
 BENCH_ARGS ?=
 
 start: .venv/installed
@@ -10,6 +11,10 @@ start: .venv/installed
 
 test: .venv/installed
 	@$(VENV)/python -m pytest $(PYTEST_ARGS)
+
+# What knows the insides of the Functions runtime, against the newest two versions of it.
+test-runtimes: .venv/installed
+	@scripts/test-runtimes
 
 check: .venv/installed
 	@$(VENV)/ruff check .
@@ -28,6 +33,11 @@ bench-quick:
 # The figures in the documents, from bench/results/latest.json.
 figures: .venv/installed
 	@$(VENV)/python -m bench.documents
+
+# The lock files anew, after a change of an .in file. LOCK_ARGS=--upgrade takes the newest of everything,
+# LOCK_ARGS="--upgrade-package httpx" of one.
+lock: .venv/installed
+	@scripts/lock $(LOCK_ARGS)
 
 format: .venv/installed
 	@$(VENV)/ruff check --fix .

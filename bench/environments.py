@@ -51,8 +51,9 @@ def _shim() -> str:
 
 
 def _requirements() -> list[str]:
+    """What requirements.txt locks, without the hashes: pip takes those from files only."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line.removesuffix(" \\") for line in lines if "==" in line]
 
 
 def _direct() -> str:
