@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make start` and `make test`. Neither needs root.
-.PHONY: start test test-runtimes check format lock package bench bench-quick figures clean
+.PHONY: start test test-asyncio test-runtimes check format lock package bench bench-quick figures clean
 
 VENV := .venv/bin
 PYTEST_ARGS ?=
@@ -9,12 +9,17 @@ BENCH_ARGS ?=
 start: .venv/installed
 	@$(VENV)/python -m devhost
 
+# On the event loop of the platform's worker, uvloop.
 test: .venv/installed
 	@$(VENV)/python -m pytest $(PYTEST_ARGS)
 
 # What knows the insides of the Functions runtime, against the newest two versions of it.
 test-runtimes: .venv/installed
 	@scripts/test-runtimes
+
+# On asyncio's own, which the worker has on Windows.
+test-asyncio: .venv/installed
+	@$(VENV)/python -m pytest --loop asyncio $(PYTEST_ARGS)
 
 check: .venv/installed
 	@$(VENV)/ruff check .

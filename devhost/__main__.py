@@ -17,15 +17,17 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from devhost.host import Host
-from devhost.platform_cors import PlatformCors
+from devhost.platform import CORE_TOOLS, PLATFORMS, Platform
 from devhost.playground import Playground
 from devhost.process import WorkerFailed
+from devhost.spawning import Loop
 from devhost.standin import Standin
 
 FOLDER = Path(__file__).parent.parent
 _NOT_IMITATED = "authorization levels, TLS, admin endpoints, scaling, triggers other than HTTP"
 
-_DEMO_SETTINGS = {"CORS_ORIGINS": "http://localhost:*,http://127.0.0.1:*"}
+# Unless the platform's own list is set, which then counts.
+_DEMO_CORS = {"CORS_ORIGINS": "http://localhost:*,http://127.0.0.1:*"}
 
 
 async def main() -> int:
@@ -37,9 +39,16 @@ async def main() -> int:
         "--func", choices=["auto", "never"], default="auto", help="use Core Tools where installed"
     )
     parser.add_argument(
-        "--platform-cors",
-        action="store_true",
-        help="have the platform answer preflights, as on Flex Consumption, from CORS_ALLOWED_ORIGINS, a JSON array",
+        "--platform",
+        choices=PLATFORMS,
+        default=CORE_TOOLS.name,
+        help="what to do as: Core Tools (the default), Flex Consumption, or nothing but routes and forwarding",
+    )
+    parser.add_argument(
+        "--loop",
+        choices=["uvloop", "asyncio"],
+        default="asyncio" if sys.platform == "win32" else "uvloop",
+        help="the worker's event loop; default: uvloop, as on the platform, but on Windows",
     )
     options = parser.parse_args()
     # The environment wins over local settings, as with Core Tools.
@@ -47,10 +56,10 @@ async def main() -> int:
     environ = {"READYZ_DETAILS": "true", **local_settings(FOLDER), **os.environ}
     async with _upstream(environ) as settings:
         environ = {**settings, **environ}
-        if options.func == "auto" and not options.platform_cors and (func := shutil.which("func")):
+        platform = PLATFORMS[options.platform]
+        if options.func == "auto" and platform is CORE_TOOLS and (func := shutil.which("func")):
             return await _run_func(func, options.port, environ)
-        platform_cors = PlatformCors.of(environ) if options.platform_cors else None
-        return await _run_devhost(options.port, environ, platform_cors)
+        return await _run_devhost(options.port, environ, platform, options.loop)
 
 
 def local_settings(folder: Path) -> dict[str, str]:
@@ -72,15 +81,16 @@ async def _upstream(environ: dict[str, str]) -> AsyncIterator[dict[str, str]]:
     standin = await Standin.start(keys=_local_keys(demo))
     print(f"Stand-in for the APIM API: {standin.base_url} (set APIM_BASE_URL to use a real one)")
     try:
-        yield {**_DEMO_SETTINGS, **demo, "APIM_BASE_URL": standin.base_url}
+        cors = {} if environ.get("CORS_ALLOWED_ORIGINS") else _DEMO_CORS
+        yield {**cors, **demo, "APIM_BASE_URL": standin.base_url}
     finally:
         await standin.stop()
 
 
-async def _run_devhost(port: int, environ: dict[str, str], platform_cors: PlatformCors | None) -> int:
+async def _run_devhost(port: int, environ: dict[str, str], platform: Platform, loop: Loop) -> int:
     interrupted = _listen_for_interrupt()
     try:
-        host = await Host.start(FOLDER, environ, port=port, platform_cors=platform_cors)
+        host = await Host.start(FOLDER, environ, platform=platform, loop=loop, port=port)
     except WorkerFailed as failure:
         print(f"The Functions app did not start.\n{failure}", file=sys.stderr)
         return 1
@@ -88,7 +98,8 @@ async def _run_devhost(port: int, environ: dict[str, str], platform_cors: Platfo
         print(f"Port {port} is taken. Choose another: PORT=7072 make start", file=sys.stderr)
         return 1
     print(
-        f"devhost runs the app on azure-functions-runtime, without Core Tools. Not imitated: {_NOT_IMITATED}."
+        f"devhost runs the app on azure-functions-runtime, as {platform.name} would (--platform to choose)."
+        f" Not imitated: {_NOT_IMITATED}."
     )
     url = host.url.replace("127.0.0.1", "localhost")
     try:
@@ -97,6 +108,8 @@ async def _run_devhost(port: int, environ: dict[str, str], platform_cors: Platfo
             await interrupted.wait()
     finally:
         await host.stop()
+    if dropped := len(host.logs.dropped):
+        print(f"{dropped} log records were dropped, as on the platform; --platform none shows them.")
     return 0
 
 

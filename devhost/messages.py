@@ -9,6 +9,8 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+from devhost.trigger_metadata import Metadata
+
 
 class Message:
     def __init__(self, **fields: Any) -> None:
@@ -45,6 +47,7 @@ class ParameterBinding(Message):
 
 PROTOS = SimpleNamespace(
     BindingInfo=BindingInfo,
+    FunctionEnvironmentReloadResponse=Message,
     FunctionLoadResponse=Message,
     FunctionMetadataResponse=Message,
     InvocationResponse=Message,
@@ -61,11 +64,16 @@ PROTOS = SimpleNamespace(
 
 
 def http_invocation(
-    invocation_id: str, function_id: str, parameter: str, route_params: dict[str, str]
+    invocation_id: str,
+    function_id: str,
+    parameter: str,
+    route_params: dict[str, str],
+    metadata: Metadata | None = None,
 ) -> Message:
-    """An invocation of an HTTP trigger as it is with HTTP streams: nothing but the route's parameters."""
+    """An invocation of an HTTP trigger as it is with HTTP streams: `http` has nothing but the route's parameters."""
     http = Message(method="", url="", headers={}, query={}, params=route_params, body=TypedData())
-    return _invocation(invocation_id, function_id, parameter, TypedData(kind="http", http=http))
+    data = TypedData(kind="http", http=http)
+    return _invocation(invocation_id, function_id, parameter, data, metadata)
 
 
 def timer_invocation(invocation_id: str, function_id: str, parameter: str) -> Message:
@@ -74,12 +82,16 @@ def timer_invocation(invocation_id: str, function_id: str, parameter: str) -> Me
     return _invocation(invocation_id, function_id, parameter, TypedData(kind="json", json=timer))
 
 
-def _invocation(invocation_id: str, function_id: str, parameter: str, data: TypedData) -> Message:
+def _invocation(
+    invocation_id: str, function_id: str, parameter: str, data: TypedData, metadata: Metadata | None = None
+) -> Message:
     return Message(
         invocation_id=invocation_id,
         function_id=function_id,
         input_data=[ParameterBinding(name=parameter, data=data)],
-        trigger_metadata={},
+        trigger_metadata={
+            name: TypedData(kind=kind, **{kind: value}) for name, (kind, value) in (metadata or {}).items()
+        },
         trace_context=Message(trace_parent="", trace_state="", attributes={}),
         retry_context=Message(retry_count=0, max_retry_count=0, exception=None),
     )

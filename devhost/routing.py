@@ -27,22 +27,25 @@ class Route:
     segments: tuple[str, ...]
 
     def match(self, path: str) -> dict[str, str] | None:
-        """The route's parameters, None where it does not match. Literal segments ignore case."""
+        """The route's parameters, None where it does not match. Literal segments ignore case.
+
+        A catch-all that catches nothing is null to ASP.NET Core (TemplateMatcher.cs), and the host passes no nulls on.
+        """
         if path.startswith("//"):
             return None
         parts = path[1:].split("/")
         params: dict[str, str] = {}
         for position, segment in enumerate(self.segments):
             if match := _CATCH_ALL.fullmatch(segment):
-                return {**params, match[1]: "/".join(parts[position:])}
+                rest = "/".join(parts[position:])
+                return {**params, match[1]: rest} if rest else params
             if position >= len(parts):
                 return None
             if match := _PARAMETER.fullmatch(segment):
                 params[match[1]] = parts[position]
             elif segment.lower() != parts[position].lower():
                 return None
-        rest = parts[len(self.segments) :]
-        return params if rest in ([], [""]) else None
+        return params if parts[len(self.segments) :] in ([], [""]) else None
 
 
 def routes_of(functions: Iterable[Function], folder: Path) -> list[Route]:

@@ -15,8 +15,8 @@ from shim.keys.admin.importing import import_keys
 from shim.monitoring import health
 from shim.monitoring.health import Check, Readiness
 from shim.settings import Settings, SettingsError
+from shim.upstream.choice import choose_transport, open_transport
 from shim.upstream.client import Upstream
-from shim.upstream.transport import Transport
 
 log = logging.getLogger("shim")
 
@@ -51,8 +51,7 @@ class Service:
             self._cors = Cors.of(settings)
             self._settings = settings
             keys = open_key_store(settings)
-            transport = Transport(connect_timeout=settings.upstream_connect_timeout)
-            upstream = Upstream(transport, first_byte_timeout=settings.upstream_first_byte_timeout)
+            upstream = _open_upstream(settings, environ)
             self._shim = Shim(settings, keys, upstream)
             self._readiness = Readiness(
                 [
@@ -108,6 +107,18 @@ def _names(problems: Iterable[str]) -> list[str]:
 
 def _without_values(warnings: Iterable[str]) -> list[str]:
     return [f"{name}: {_WHERE_TO_LOOK}" for name in _names(warnings)]
+
+
+def _open_upstream(settings: Settings, environ: Mapping[str, str]) -> Upstream:
+    choice = choose_transport(settings, environ)
+    if choice.reason:
+        log.warning("upstream: calls are carried by %s: %s", choice.name, choice.reason)
+    return Upstream(
+        open_transport(choice),
+        connect_timeout=settings.upstream_connect_timeout,
+        first_byte_timeout=settings.upstream_first_byte_timeout,
+        idle_timeout=settings.upstream_idle_timeout,
+    )
 
 
 async def _misconfigured(_: Request, __: bytes) -> Response:

@@ -1,7 +1,9 @@
 """The real parts, started once a session: the stand-in for the APIM API, and the app in the real worker."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -9,6 +11,8 @@ import pytest
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 
 from devhost.host import Host
+from devhost.platform import CORE_TOOLS, FLEX, Platform
+from devhost.spawning import Loop
 from devhost.standin import Standin
 from tests.vault_double import Clock, Credential, VaultDouble, running_vault
 
@@ -16,9 +20,38 @@ ROOT = Path(__file__).parent.parent
 API_VERSION = "2024-10-21"
 # A subscription key as APIM makes them; the stand-in knows it as well.
 KEY = "0123456789abcdef0123456789abcdef"
+
 OTHER_KEY = "fedcba9876543210fedcba9876543210"
+# The web page that may call.
+APP_ORIGIN = "https://app.example.com"
 
 type StartHost = Callable[..., Awaitable[Host]]
+type NewLoop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--loop",
+        choices=["uvloop", "asyncio"],
+        default="uvloop",
+        help="the event loop of the tests and of the worker processes; the platform's is uvloop, but on Windows",
+    )
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config) -> Mapping[str, NewLoop]:
+    """pytest-asyncio's hook: the loop that the tests themselves run in."""
+    if config.getoption("loop") == "asyncio":
+        return {"asyncio": asyncio.new_event_loop}
+    import uvloop  # not to be had on Windows
+
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def loop(pytestconfig: pytest.Config) -> Loop:
+    """The event loop of the worker processes."""
+    chosen: Loop = pytestconfig.getoption("loop")
+    return chosen
 
 
 def environment(standin: Standin, **settings: str) -> dict[str, str]:
@@ -42,12 +75,20 @@ async def standin() -> AsyncIterator[Standin]:
 
 
 @pytest.fixture(scope="session")
-async def start_host(standin: Standin) -> AsyncIterator[StartHost]:
-    """Starts the app with settings of a test's own."""
+async def start_host(standin: Standin, loop: Loop) -> AsyncIterator[StartHost]:
+    """Starts the app with settings of a test's own, as Flex Consumption does unless a test says otherwise."""
     hosts: list[Host] = []
 
-    async def start(**settings: str) -> Host:
-        host = await Host.start(ROOT, environment(standin, **settings))
+    async def start(
+        folder: Path = ROOT,
+        *,
+        platform: Platform = FLEX,
+        python: Path = Path(sys.executable),
+        **settings: str,
+    ) -> Host:
+        host = await Host.start(
+            folder, environment(standin, **settings), platform=platform, loop=loop, python=python
+        )
         hosts.append(host)
         return host
 
@@ -58,7 +99,13 @@ async def start_host(standin: Standin) -> AsyncIterator[StartHost]:
 
 @pytest.fixture(scope="session")
 async def host(start_host: StartHost) -> Host:
-    return await start_host(CORS_ORIGINS="https://app.example.com")
+    return await start_host(CORS_ORIGINS=APP_ORIGIN)
+
+
+@pytest.fixture(scope="session")
+async def core_tools(start_host: StartHost) -> Host:
+    """As `func start` runs the app: preflights reach it, which on Flex Consumption the platform answers itself."""
+    return await start_host(platform=CORE_TOOLS, CORS_ORIGINS=APP_ORIGIN)
 
 
 @pytest.fixture(scope="session")

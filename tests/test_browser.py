@@ -11,11 +11,11 @@ from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page
 
 from devhost.host import Host
-from devhost.platform_cors import PlatformCors
+from devhost.platform import CORE_TOOLS
 from devhost.playground import Playground
 from devhost.standin import Received, Standin
 from tests import chromium, npm
-from tests.conftest import KEY, ROOT, StartHost, environment
+from tests.conftest import KEY, StartHost
 from tests.naive_tier import naive_tier
 
 PAGES = Path(__file__).parent / "browser"
@@ -76,7 +76,7 @@ async def page(page_at: PageAt) -> Page:
 
 @pytest.fixture(scope="session")
 async def shim(browser: Browser, start_host: StartHost) -> Host:
-    return await start_host(CORS_ORIGINS=ALLOWED)
+    return await start_host(platform=CORE_TOOLS, CORS_ORIGINS=ALLOWED)
 
 
 async def call(page: Page, name: str, url: str, *more: object, key: str = KEY, **where: Any) -> Json:
@@ -176,7 +176,7 @@ async def test_credentials_are_sent_only_where_the_settings_allow_them(
     reason = await why_blocked(page, shim.url, credentials="include")
     assert "'Access-Control-Allow-Credentials' header" in reason
 
-    allowing = await start_host(CORS_ORIGINS=ALLOWED, CORS_CREDENTIALS="true")
+    allowing = await start_host(platform=CORE_TOOLS, CORS_ORIGINS=ALLOWED, CORS_CREDENTIALS="true")
     answer = await call(page, "chat", allowing.url, credentials="include")
     assert answer["text"] == "You said: Hello, browser!"
     assert answer["headers"]["x-request-id"]
@@ -191,16 +191,13 @@ async def test_credentials_are_sent_only_where_the_settings_allow_them(
 
 
 async def test_behind_the_platforms_own_cors_it_works_as_well(
-    page: Page, page_at: PageAt, port_of_pages: int, standin: Standin
+    page: Page, page_at: PageAt, port_of_pages: int, start_host: StartHost
 ) -> None:
-    settings = environment(standin, CORS_ALLOWED_ORIGINS=json.dumps([f"http://localhost:{port_of_pages}"]))
-    host = await Host.start(ROOT, settings, platform_cors=PlatformCors.of(settings))
-    try:
-        answer = await call(page, "chat", host.url)
-        assert answer["headers"]["x-request-id"]
-        assert "No 'Access-Control-Allow-Origin'" in await why_blocked(await page_at("127.0.0.1"), host.url)
-    finally:
-        await host.stop()
+    listed = json.dumps([f"http://localhost:{port_of_pages}"])
+    host = await start_host(CORS_ALLOWED_ORIGINS=listed)
+    answer = await call(page, "chat", host.url)
+    assert answer["headers"]["x-request-id"]
+    assert "No 'Access-Control-Allow-Origin'" in await why_blocked(await page_at("127.0.0.1"), host.url)
 
 
 @pytest.fixture(scope="session")
@@ -232,8 +229,8 @@ async def test_the_playground_shows_a_streamed_answer_the_headers_and_the_verdic
     assert {"x-request-id", "apim-request-id"} <= {line.split("\t")[0] for line in readable.splitlines()}
 
 
-async def test_the_playground_shows_why_a_preflight_was_refused(form: Page, host: Host) -> None:
-    await form.fill("#base-url", f"{host.url}/openai/v1")
+async def test_the_playground_shows_why_a_preflight_was_refused(form: Page, core_tools: Host) -> None:
+    await form.fill("#base-url", f"{core_tools.url}/openai/v1")
     await form.click("button")
     await form.wait_for_selector("#verdict.bad")
     assert await form.inner_text("#verdict") == "403: this origin may not call"

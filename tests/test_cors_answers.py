@@ -3,7 +3,7 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import aiohttp
@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 
 from devhost.host import Host
-from devhost.platform_cors import PlatformCors
+from devhost.platform import CORE_TOOLS
 from devhost.standin import Received, Standin, raw_answer
-from tests.conftest import KEY, ROOT, StartHost, environment
+from tests.conftest import KEY, StartHost
 
 APP = "https://app.example.com"
 OTHER = "https://app.example.com.evil.example"
@@ -28,18 +28,27 @@ PREFLIGHT = {
 type Hosts = dict[str, Host]
 
 
-@pytest.fixture(scope="session")
-async def hosts(host: Host, start_host: StartHost, standin: Standin) -> AsyncIterator[Hosts]:
+@pytest.fixture(scope="module")
+def host(core_tools: Host) -> Host:
+    """One whose platform leaves CORS to the app, so that what is seen is the app's doing."""
+    return core_tools
+
+
+@pytest.fixture(scope="module")
+async def hosts(host: Host, start_host: StartHost) -> Hosts:
     """The same app, with settings that bring about what it would not do otherwise."""
     listed = json.dumps([APP, "https://*.example.org"])
-    settings = environment(standin, CORS_ALLOWED_ORIGINS=listed, CORS_SUPPORT_CREDENTIALS="True")
     impatient, misconfigured, on_flex = await asyncio.gather(
-        start_host(CORS_ORIGINS=APP, MAX_BODY_BYTES="1000", UPSTREAM_FIRST_BYTE_TIMEOUT="0.2"),
-        start_host(CORS_ORIGINS=APP, APIM_API="none such"),
-        Host.start(ROOT, settings, platform_cors=PlatformCors.of(settings)),
+        start_host(
+            platform=CORE_TOOLS,
+            CORS_ORIGINS=APP,
+            MAX_BODY_BYTES="1000",
+            UPSTREAM_FIRST_BYTE_TIMEOUT="0.2",
+        ),
+        start_host(platform=CORE_TOOLS, CORS_ORIGINS=APP, APIM_API="none such"),
+        start_host(CORS_ALLOWED_ORIGINS=listed, CORS_SUPPORT_CREDENTIALS="True"),
     )
-    yield {"host": host, "impatient": impatient, "misconfigured": misconfigured, "on_flex": on_flex}
-    await on_flex.stop()
+    return {"host": host, "impatient": impatient, "misconfigured": misconfigured, "on_flex": on_flex}
 
 
 @dataclass(frozen=True)

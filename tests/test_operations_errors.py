@@ -21,10 +21,8 @@ from shim.call.body import open_body
 from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest
 from shim.errors import UpstreamBroken, UpstreamUnreachable
-from shim.headers import Headers
 from shim.upstream.client import Upstream
-from shim.upstream.connection import Exchange
-from shim.upstream.transport import Transport
+from shim.upstream.transport import ShimTransport
 from tests.conftest import KEY, StartHost
 from tests.test_body import JSON, opened
 
@@ -414,30 +412,28 @@ async def test_a_content_length_that_lies_hangs_nobody(host: Host) -> None:
     writer.close()
 
 
-class Flaky(Transport):
+class Flaky(ShimTransport):
     """Fails as told, then really sends."""
 
     def __init__(self, *failures: Exception) -> None:
-        super().__init__(connect_timeout=5)
+        super().__init__()
         self.failures = list(failures)
         self.attempts = 0
 
-    async def send(
-        self, method: str, origin: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> Exchange:
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.attempts += 1
         if self.failures:
             raise self.failures.pop(0)
-        return await super().send(method, origin, target, headers, body)
+        return await super().handle_async_request(request)
 
 
 async def _send(transport: Flaky, standin: Standin) -> int:
-    upstream = Upstream(transport, first_byte_timeout=5)
+    upstream = Upstream(transport, connect_timeout=5, first_byte_timeout=5)
     caller = Caller(Patient())
     body = await open_body([], caller, model="unread", max_bytes=1)
     request = UpstreamRequest("GET", standin.base_url.removesuffix("/openai"), "/", [], body)
     answer = await upstream.send(request, caller)
-    answer.close()
+    await answer.close()
     return answer.status
 
 
@@ -468,11 +464,10 @@ async def test_a_connection_that_broke_after_something_was_sent_is_not_tried_aga
 class FirstRefused(Flaky):
     """Its first connection goes where nobody listens."""
 
-    async def send(
-        self, method: str, origin: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> Exchange:
-        to = origin if self.attempts else "http://127.0.0.1:1"
-        return await super().send(method, to, target, headers, body)
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if not self.attempts:
+            request.url = httpx.URL("http://127.0.0.1:1")
+        return await super().handle_async_request(request)
 
 
 async def test_the_second_connection_gets_the_whole_body(standin: Standin) -> None:
@@ -480,10 +475,12 @@ async def test_the_second_connection_gets_the_whole_body(standin: Standin) -> No
     headers = [(b"api-key", KEY.encode()), (b"x-standin", b'{"upload": true}')]
     request = UpstreamRequest("POST", standin.base_url.removesuffix("/openai"), "/openai/x", headers, body)
     transport = FirstRefused()
-    answer = await Upstream(transport, first_byte_timeout=5).send(request, Caller(Patient()))
+    answer = await Upstream(transport, connect_timeout=5, first_byte_timeout=5).send(
+        request, Caller(Patient())
+    )
     content = b"".join([chunk async for chunk in answer])
-    answer.close()
-    transport.close()
+    await answer.close()
+    await transport.aclose()
     assert (json.loads(content)["length"], transport.attempts) == (70_001, 2)
 
 

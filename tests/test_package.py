@@ -5,15 +5,13 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from openai import AsyncOpenAI
 
 from devhost.host import Host
-from devhost.standin import Standin
-from tests.conftest import KEY, environment
+from tests.conftest import KEY, StartHost
 
 ROOT = Path(__file__).parent.parent
 # The first run makes an environment, with what the app requires and nothing else.
@@ -44,10 +42,8 @@ def python(unzipped: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-async def published(unzipped: Path, python: Path, standin: Standin) -> AsyncIterator[Host]:
-    host = await Host.start(unzipped, environment(standin), python=python)
-    yield host
-    await host.stop()
+async def published(unzipped: Path, python: Path, start_host: StartHost) -> Host:
+    return await start_host(unzipped, python=python)
 
 
 def test_the_package_holds_what_runs_and_nothing_else(unzipped: Path) -> None:

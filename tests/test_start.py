@@ -1,14 +1,15 @@
 """`make start`, as a newcomer meets it."""
 
 import asyncio
+import functools
 import json
 import os
 import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -16,16 +17,25 @@ import psutil
 import pytest
 
 from devhost.__main__ import local_settings
+from devhost.spawning import Loop
 from devhost.standin import Standin
 from tests.conftest import KEY, ROOT
 
+type Running = tuple[asyncio.subprocess.Process, str]
+type Started = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+@pytest.fixture
+def started(loop: Loop) -> Started:
+    return functools.partial(_started, loop)
+
 
 @asynccontextmanager
-async def started(*arguments: str, **environ: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def _started(loop: Loop, *arguments: str, **environ: str) -> AsyncIterator[Running]:
     """The process, and what it has printed up to the point where it says how to stop it."""
     bare = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "devhost", *(arguments or ("--port", "0", "--func", "never")),
+        sys.executable, "-m", "devhost", "--loop", loop, *(arguments or ("--port", "0", "--func", "never")),
         cwd=ROOT, env={**bare, **environ},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
@@ -39,7 +49,7 @@ async def started(*arguments: str, **environ: str) -> AsyncIterator[tuple[asynci
             await asyncio.wait_for(process.communicate(), 20)
 
 
-async def test_it_prints_a_snippet_that_works_and_ends_with_ctrl_c() -> None:
+async def test_it_prints_a_snippet_that_works_and_ends_with_ctrl_c(started: Started) -> None:
     async with started() as (process, printed):
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
@@ -62,7 +72,9 @@ async def test_it_prints_a_snippet_that_works_and_ends_with_ctrl_c() -> None:
         assert psutil.wait_procs(children, timeout=5)[1] == []
 
 
-async def test_an_upstream_that_is_named_takes_the_stand_ins_place(standin: Standin) -> None:
+async def test_an_upstream_that_is_named_takes_the_stand_ins_place(
+    started: Started, standin: Standin
+) -> None:
     settings = {"APIM_BASE_URL": standin.base_url, "LOCAL_SUBSCRIPTION_KEYS": f"me={KEY}"}
     async with started(**settings) as (_, printed):
         assert "Stand-in" not in printed
@@ -76,7 +88,23 @@ async def test_an_upstream_that_is_named_takes_the_stand_ins_place(standin: Stan
     assert standin.received["through-make-start"].header("api-key") == KEY
 
 
-async def test_core_tools_run_the_app_where_they_are_installed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("platform", ["flex", "core-tools", "none"])
+async def test_the_platforms_own_list_of_origins_is_enough(started: Started, platform: str) -> None:
+    origin = "https://app.example"
+    arguments = ("--port", "0", "--func", "never", "--platform", platform)
+    async with started(*arguments, CORS_ALLOWED_ORIGINS=json.dumps([origin])) as (_, printed):
+        assert "Not ready" not in printed
+        url = re.search(r'base_url="(.*?)"', printed)
+        assert url is not None
+        preflight = {"origin": origin, "access-control-request-method": "GET"}
+        async with aiohttp.ClientSession() as session:
+            async with session.options(f"{url[1]}/models", headers=preflight) as response:
+                assert response.headers["access-control-allow-origin"] == origin
+            async with session.get(f"{url[1]}/models", headers={"origin": origin}) as response:
+                assert response.headers["access-control-allow-origin"] == origin
+
+
+async def test_core_tools_run_the_app_where_they_are_installed(started: Started, tmp_path: Path) -> None:
     """Core Tools cannot be had everywhere; this `func` is devhost, and so shows what Core Tools are given."""
     func = tmp_path / "func"
     func.write_text(
@@ -109,7 +137,7 @@ async def test_a_port_that_is_taken_is_named() -> None:
     assert "Unclosed" not in complaint.decode()
 
 
-async def test_missing_settings_are_listed() -> None:
+async def test_missing_settings_are_listed(started: Started) -> None:
     async with started(APIM_BASE_URL="https://contoso.azure-api.net/openai") as (_, printed):
         assert "Not ready: settings: KEY_VAULT_URL is missing" in printed
 

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from devhost.host import Host
+from devhost.platform import NONE
 from devhost.standin import Received, Standin, raw_answer
 from tests.conftest import KEY, StartHost
 from tests.wire import Wire, connect, exchange, function, request
@@ -29,6 +30,21 @@ def request_id() -> str:
 async def impatient(start_host: StartHost) -> Host:
     """Waits a short time for the first byte, and sends heartbeats soon."""
     return await start_host(UPSTREAM_FIRST_BYTE_TIMEOUT="0.4", SSE_HEARTBEAT="0.1")
+
+
+@pytest.fixture(scope="session")
+async def unplatformed(start_host: StartHost) -> Host:
+    """For what the app can do and the platform does not let through: heads and refusals at once, uploads meanwhile."""
+    return await start_host(platform=NONE)
+
+
+def upload(request_id: str) -> bytes:
+    """The head of an upload that the host forwards as it arrives."""
+    return request("POST", "/v1/files", f"x-request-id: {request_id}", "transfer-encoding: chunked", key=KEY)
+
+
+def chunk(content: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(content), content)
 
 
 def chat(request_id: str, *headers: str) -> bytes:
@@ -74,7 +90,9 @@ async def test_the_first_chunk_arrives_before_upstream_finishes(
         assert await wire.chunk() is None
 
 
-async def test_the_head_arrives_before_the_first_chunk(host: Host, standin: Standin, request_id: str) -> None:
+async def test_the_head_arrives_before_the_first_chunk(
+    unplatformed: Host, standin: Standin, request_id: str
+) -> None:
     head_was_read = asyncio.Event()
 
     async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
@@ -83,7 +101,7 @@ async def test_the_head_arrives_before_the_first_chunk(host: Host, standin: Stan
         return response
 
     standin.answers[request_id] = answer
-    async with connect(host.url) as wire:
+    async with connect(unplatformed.url) as wire:
         await wire.send(chat(request_id))
         assert (await wire.head()).status == 200
         head_was_read.set()
@@ -101,24 +119,21 @@ async def test_an_upload_is_forwarded_while_it_arrives(host: Host, standin: Stan
 
     standin.answers[request_id] = answer
     async with connect(host.url) as wire:
-        await wire.send(
-            request("POST", "/v1/files", f"x-request-id: {request_id}", "content-length: 11", key=KEY)
-            + b"first"
-        )
+        await wire.send(upload(request_id) + chunk(b"first"))
         await asyncio.wait_for(first_arrived.wait(), 5)
-        await wire.send(b"second")
+        await wire.send(chunk(b"second") + b"0\r\n\r\n")
         assert (await wire.answer()).body == b"both"
 
 
 async def test_an_answer_may_come_before_the_upload_is_over(
-    host: Host, standin: Standin, request_id: str
+    unplatformed: Host, standin: Standin, request_id: str
 ) -> None:
     async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
         await upstream.content.readexactly(5)
         return web.Response(status=413, text="too much")
 
     standin.answers[request_id] = answer
-    async with connect(host.url) as wire:
+    async with connect(unplatformed.url) as wire:
         await wire.send(
             request("POST", "/v1/files", f"x-request-id: {request_id}", "content-length: 99", key=KEY)
             + b"first"
@@ -128,7 +143,7 @@ async def test_an_answer_may_come_before_the_upload_is_over(
 
 
 async def test_an_upload_goes_on_while_the_answer_streams(
-    host: Host, standin: Standin, request_id: str
+    unplatformed: Host, standin: Standin, request_id: str
 ) -> None:
     async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
         response = await event_stream(upstream)
@@ -137,7 +152,7 @@ async def test_an_upload_goes_on_while_the_answer_streams(
         return response
 
     standin.answers[request_id] = answer
-    async with connect(host.url) as wire:
+    async with connect(unplatformed.url) as wire:
         length = "content-length: 15"
         await wire.send(
             request("POST", "/v1/files", f"x-request-id: {request_id}", length, key=KEY) + b"first"
@@ -150,9 +165,38 @@ async def test_an_upload_goes_on_while_the_answer_streams(
         assert await wire.chunk() is None
 
 
-async def test_a_refusal_does_not_wait_for_the_upload(host: Host) -> None:
-    async with connect(host.url) as wire:
+async def test_a_refusal_does_not_wait_for_the_upload(unplatformed: Host) -> None:
+    async with connect(unplatformed.url) as wire:
         await wire.send(request("POST", "/v1/files", "content-length: 1000000", key="unknown") + b"first")
+        answer = await wire.answer()
+        assert (answer.status, answer.whole) == (401, True)
+
+
+async def test_on_the_platform_an_early_answer_comes_after_the_upload(
+    host: Host, standin: Standin, request_id: str
+) -> None:
+    async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
+        await upstream.content.readexactly(5)
+        answered.set()
+        return web.Response(status=413, text="too much")
+
+    answered = asyncio.Event()
+    standin.answers[request_id] = answer
+    async with connect(host.url) as wire:
+        await wire.send(upload(request_id) + chunk(b"first"))
+        await asyncio.wait_for(answered.wait(), 5)
+        await wire.send(chunk(bytes(1_000_000)) + b"0\r\n\r\n")
+        answer_ = await wire.answer()
+        assert (answer_.status, answer_.body) == (413, b"too much")
+
+
+@pytest.mark.parametrize("framing", ["chunked", "content-length"])
+async def test_on_the_platform_a_refusal_comes_after_the_upload(host: Host, framing: str) -> None:
+    length = "transfer-encoding: chunked" if framing == "chunked" else "content-length: 1000000"
+    async with connect(host.url) as wire:
+        await wire.send(request("POST", "/v1/files", length, key="unknown"))
+        body = bytes(1_000_000)
+        await wire.send(body if framing == "content-length" else chunk(body) + b"0\r\n\r\n")
         answer = await wire.answer()
         assert (answer.status, answer.whole) == (401, True)
 
@@ -219,10 +263,7 @@ async def test_a_caller_who_leaves_in_the_middle_of_an_upload_is_noticed_upstrea
     first_arrived = asyncio.Event()
     standin.answers[request_id] = answer
     async with connect(host.url) as wire:
-        await wire.send(
-            request("POST", "/v1/files", f"x-request-id: {request_id}", "content-length: 99", key=KEY)
-            + b"first"
-        )
+        await wire.send(upload(request_id) + chunk(b"first"))
         await asyncio.wait_for(first_arrived.wait(), 5)
         await assert_noticed(wire, standin, request_id)
 
@@ -327,12 +368,11 @@ async def test_a_slow_upload_is_no_late_answer(impatient: Host, standin: Standin
     arrived = asyncio.Event()
     standin.answers[request_id] = answer
     async with connect(impatient.url) as wire:
-        await wire.send(
-            request("POST", "/v1/files", f"x-request-id: {request_id}", "content-length: 6", key=KEY)
-        )
+        await wire.send(upload(request_id))
         for byte in b"upload":
             await asyncio.sleep(0.12)  # six times this is more than the time for the first byte
-            await wire.send(bytes([byte]))
+            await wire.send(chunk(bytes([byte])))
+        await wire.send(b"0\r\n\r\n")
         assert (await wire.answer()).body == b"upload"
 
 

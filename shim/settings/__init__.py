@@ -83,6 +83,8 @@ class Settings:
     user_token_header: str
     upstream_connect_timeout: float
     upstream_first_byte_timeout: float
+    upstream_idle_timeout: float
+    upstream_transport: Literal["shim", "httpx"]
     sse_heartbeat: float
     max_body_bytes: int
     azure_client_id: str | None
@@ -137,6 +139,10 @@ class Settings:
             user_token_header=read.header_name("USER_TOKEN_HEADER", "x-user-authorization"),
             upstream_connect_timeout=read.number("UPSTREAM_CONNECT_TIMEOUT", 5, least=0.1),
             upstream_first_byte_timeout=read.number("UPSTREAM_FIRST_BYTE_TIMEOUT", 220, least=0.1),
+            upstream_idle_timeout=read.number("UPSTREAM_IDLE_TIMEOUT", 300, least=0),
+            upstream_transport="httpx"
+            if read.choice("UPSTREAM_TRANSPORT", ("shim", "httpx"), "shim") == "httpx"
+            else "shim",
             sse_heartbeat=read.number("SSE_HEARTBEAT", 15, least=0),
             max_body_bytes=int(read.number("MAX_BODY_BYTES", 100 * MIB, least=1)),
             azure_client_id=read.text("AZURE_CLIENT_ID") or None,

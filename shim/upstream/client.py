@@ -1,27 +1,28 @@
 """The one upstream client, and the one place where httpx's errors become the shim's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
+from functools import lru_cache
 
 import httpx
 
-from shim.call import routes
 from shim.call.body import Body
 from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest
 from shim.errors import InvalidRequest, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
-from shim.headers import Headers
-from shim.upstream.connection import Exchange
-from shim.upstream.transport import Transport
+from shim.headers import Headers, named
+
+# Requests with these have a length, or servers wait for one (RFC 9110, section 8.6; http.sys answers 411).
+_METHODS_WITH_CONTENT = frozenset(["POST", "PUT", "PATCH"])
 
 
 class UpstreamResponse:
-    """An answer whose head has come. Iterate it for the body's chunks, as they were sent; close it in any case."""
+    """A response whose head has arrived. Iterate it for the body's chunks, as they were sent; close it in any case."""
 
-    def __init__(self, exchange: Exchange, body: Body) -> None:
-        self.status = exchange.status
-        self.headers = exchange.headers
-        self._exchange = exchange
+    def __init__(self, response: httpx.Response, body: Body) -> None:
+        self.status = response.status_code
+        self.headers = response.headers.raw
+        self._response = response
         self._body = body
         self._read: list[bytes] = []
         self._replaced = False
@@ -41,99 +42,122 @@ class UpstreamResponse:
             self._read = read
 
     def replace(self, status: int, headers: Headers, content: bytes) -> None:
-        """Another answer in place of upstream's."""
+        """Another response in place of upstream's."""
         self.status, self.headers, self._read, self._replaced = status, headers, [content], True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Raises UpstreamBroken when upstream dies before the end."""
+        """Raises UpstreamBroken when upstream dies before the end, or falls silent for too long."""
         try:
             for chunk in self._read:
                 yield chunk
             if not self._replaced:
-                async for chunk in self._exchange:
+                async for chunk in _stream_of(self._response):
                     yield chunk
         except httpx.TransportError as error:
-            raise UpstreamBroken(f"The APIM API broke off its answer ({error}).") from error
+            raise UpstreamBroken(f"The APIM API broke off its response ({error}).") from error
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends the exchange; upstream notices at once if it was not over."""
-        self._exchange.close()
         self._body.close()
+        await _stream_of(self._response).aclose()
 
 
 class Upstream:
-    """Sends requests to the APIM API. Times are in seconds."""
+    """Sends requests to the APIM API by way of any httpx transport. Times are in seconds.
 
-    def __init__(self, transport: Transport, *, first_byte_timeout: float) -> None:
+    `idle_timeout` is the silence that a response's body may have, 0 for any.
+    """
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        *,
+        connect_timeout: float,
+        first_byte_timeout: float,
+        idle_timeout: float = 0,
+    ) -> None:
         self._transport = transport
         self._first_byte_timeout = first_byte_timeout
+        self._timeouts = httpx.Timeout(None, connect=connect_timeout, read=idle_timeout or None).as_dict()
 
     async def send(self, request: UpstreamRequest, caller: Caller) -> UpstreamResponse:
-        """Sends the request, body as it arrives, and waits for the head of the answer.
+        """Sends the request, body as it arrives, and waits for the head of the response.
 
-        Raises UpstreamUnreachable, UpstreamTimeout, UpstreamBroken, or CallerGone as soon as the caller leaves.
+        Raises UpstreamUnreachable, UpstreamTimeout, UpstreamBroken, or CallerGone as soon as the caller disconnects.
         """
         content = request.body.content
         try:
             with caller.cancelling():
                 async with asyncio.timeout(self._first_byte_timeout) as clock:
-                    exchange = await self._reach(request, content, clock)
+                    response = await self._reach(request, content, clock)
                     clock.reschedule(None)  # what is left of the upload has all its time
         except BaseException as error:
             self._raise_translated(error)
             raise
         if content is not None:
             request.body.close()  # else it is kept in memory as long as the response streams
-        return UpstreamResponse(exchange, request.body)
+        return UpstreamResponse(response, request.body)
 
-    async def read(self, answer: UpstreamResponse, limit: int, caller: Caller) -> bytes | None:
-        """The answer's body if it has no more than `limit` bytes; the answer can be sent on all the same.
+    async def read(self, response: UpstreamResponse, limit: int, caller: Caller) -> bytes | None:
+        """The response's body if it has no more than `limit` bytes; the response can be sent on all the same.
 
-        Raises UpstreamBroken, UpstreamTimeout or CallerGone, and has closed the answer then.
+        Raises UpstreamBroken, UpstreamTimeout or CallerGone, and has closed the response then.
         """
         try:
             with caller.cancelling():
                 async with asyncio.timeout(self._first_byte_timeout):
-                    return await answer.read(limit)
+                    return await response.read(limit)
         except BaseException as error:
-            answer.close()
+            await response.close()
             self._raise_translated(error)
             raise
 
     async def check(self, url: str) -> None:
-        """Asks for `url` without a key: any answer at all shows that the API can be reached.
+        """Asks for `url` without a key: any response at all shows that the API can be reached.
 
         Raises UpstreamUnreachable, UpstreamTimeout or UpstreamBroken.
         """
-        origin, path = routes.split(url)
+        at = httpx.URL(url)
         try:
-            exchange = await self._transport.send("GET", origin, path or "/", [], b"")
+            response = await self._transport.handle_async_request(
+                httpx.Request(
+                    "GET", at, headers=[(b"host", at.netloc)], extensions={"timeout": self._timeouts}
+                )
+            )
         except httpx.TransportError as error:
             self._raise_translated(error)
             raise
-        exchange.close()
+        await _stream_of(response).aclose()
 
     async def _reach(
         self, request: UpstreamRequest, content: bytes | None, clock: asyncio.Timeout
-    ) -> Exchange:
-        """Tries a second connection where the first did not come about, since nothing was sent then."""
-
-        def attempt() -> Awaitable[Exchange]:
-            body = self._upload(request, clock) if content is None else content
-            return self._transport.send(request.method, request.origin, request.target, request.headers, body)
-
+    ) -> httpx.Response:
+        """Retries once if connecting failed: nothing was sent."""
         try:
-            return await attempt()
+            return await self._transport.handle_async_request(self._prepare(request, content, clock))
         except (httpx.ConnectError, httpx.ConnectTimeout):
-            return await attempt()
+            return await self._transport.handle_async_request(self._prepare(request, content, clock))
 
-    async def _upload(self, request: UpstreamRequest, clock: asyncio.Timeout) -> AsyncIterator[bytes]:
-        """The request's body. While it still arrives, upstream cannot be late with its answer."""
-        loop = asyncio.get_running_loop()
-        async for chunk in request.body:
-            yield chunk
-            if not clock.expired() and clock.when() is not None:
-                clock.reschedule(loop.time() + self._first_byte_timeout)
+    def _prepare(
+        self, request: UpstreamRequest, content: bytes | None, clock: asyncio.Timeout
+    ) -> httpx.Request:
+        url = _url(request.origin)
+        headers = [(b"host", url.netloc), *request.headers]
+        if not named(headers, b"content-length"):
+            if content is None:
+                headers.append((b"transfer-encoding", b"chunked"))
+            elif content or request.method in _METHODS_WITH_CONTENT:
+                headers.append((b"content-length", b"%d" % len(content)))
+        return httpx.Request(
+            request.method,
+            url,
+            headers=headers,
+            stream=self._upload(request, clock) if content is None else httpx.ByteStream(content),
+            extensions={"target": request.target.encode("ascii"), "timeout": self._timeouts},
+        )
+
+    def _upload(self, request: UpstreamRequest, clock: asyncio.Timeout) -> httpx.AsyncByteStream:
+        return _Upload(request.body, clock, self._first_byte_timeout)
 
     def _raise_translated(self, error: BaseException) -> None:
         """Says in the shim's words what httpx or a clock has raised, and nothing of all else."""
@@ -153,8 +177,35 @@ class Upstream:
 
     def _timed_out(self) -> UpstreamTimeout:
         return UpstreamTimeout(
-            f"The APIM API gave no answer within {self._first_byte_timeout:g} s. For answers that take longer, stream"
-            ' ("stream": true), or run them in the background (Responses API, "background": true).',
+            f"The APIM API gave no response within {self._first_byte_timeout:g} s. For responses that take longer,"
+            ' stream ("stream": true), or run them in the background (Responses API, "background": true).',
             # The model may well have run: SDKs that repeat the call on a 504 would have it run, and billed, again.
             headers=[(b"x-should-retry", b"false")],
         )
+
+
+class _Upload(httpx.AsyncByteStream):
+    """The request's body as it arrives. Until it has, upstream cannot be late with its response."""
+
+    def __init__(self, body: Body, clock: asyncio.Timeout, seconds: float) -> None:
+        self._body = body
+        self._clock = clock
+        self._seconds = seconds
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        async for chunk in self._body:
+            yield chunk
+            if not self._clock.expired() and self._clock.when() is not None:
+                self._clock.reschedule(loop.time() + self._seconds)
+
+
+def _stream_of(response: httpx.Response) -> httpx.AsyncByteStream:
+    """The body's bytes as they came: httpx's own iterators count and may decode them."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    return response.stream
+
+
+@lru_cache(maxsize=8)  # the settings name two at most
+def _url(origin: str) -> httpx.URL:
+    return httpx.URL(origin)

@@ -1,146 +1,136 @@
-"""Connections to upstream: opened, kept, used again. Requests go out on them as bytes that nobody else has a say in.
+"""An httpx transport of our own: connections to upstream, opened, kept and used again.
 
-httpx's own pool, and aiohttp's, each take several times as long for a call, re-encode URLs and add headers of their own
-(bench/NOTES.md); a proxy can have none of that. What goes wrong has httpx's names.
+httpx's own pool, and aiohttp's, each take several times as long for a call, re-encode targets or join headers
+(docs/benchmarks.md); a proxy can have none of that. What goes wrong has httpx's names.
 """
 
 import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import aiohappyeyeballs
 import httpx
 from aiohappyeyeballs.types import AddrInfoType
 
 from shim.headers import Headers
-from shim.upstream.connection import Connection, Exchange
+from shim.upstream.connection import Connection
+from shim.upstream.exchange import Exchange, StaleConnectionError
+from shim.upstream.pool import KEEPALIVE_SECONDS, Counts, Pool
+from shim.upstream.tcp import Tcp, probe_when_silent
 
-# Idle connections are let go before API Management's load balancer drops them, without a word, after four minutes:
-# https://learn.microsoft.com/azure/load-balancer/load-balancer-tcp-reset
-_KEEPALIVE_SECONDS = 90.0
-# Of silence, after which TCP asks whether the other end is there: a long wait for an answer is not dropped either.
-_PROBE_SECONDS = 60
 # After which another address is tried beside one that does not answer (RFC 8305, section 5).
 _HAPPY_EYEBALLS_SECONDS = 0.25
 _READ_BYTES = 64 * 1024
-# Requests with these have a length, or servers wait for one (RFC 9110, section 8.6; http.sys answers 411).
-_METHODS_WITH_CONTENT = frozenset(["POST", "PUT", "PATCH"])
-_PORTS = {"http": 80, "https": 443}
+# What may be repeated though upstream may have acted on it (RFC 9110, section 9.2.2).
+_IDEMPOTENT = frozenset(["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
+
+type Resolve = Callable[[str, int], Awaitable[Sequence[AddrInfoType]]]
 
 
 class _Origin(NamedTuple):
     host: str
     port: int
     secure: bool
-    authority: bytes
 
 
-type Resolve = Callable[[str, int], Awaitable[Sequence[AddrInfoType]]]
+class _Times(NamedTuple):
+    connect: float | None
+    read: float | None
 
 
-class Transport:
-    """Carries calls over HTTP/1.1. No cookies, redirects, decoding or proxies; and no request is ever sent twice.
+class ShimTransport(httpx.AsyncBaseTransport):
+    """Carries calls over HTTP/1.1, as they are: no cookies, redirects, decoding, and no headers but the request's.
 
-    `connect_timeout` is in seconds, and spans name look-up, TCP and TLS. How long an answer may take is for the caller
-    of this to say. There are as many connections as requests in flight, which the Functions host bounds: a wait for
-    a connection would be a hidden queue.
+    Takes httpx's request extensions `target`, which goes on the wire as it is, and `timeout`, of which `connect` spans
+    name look-up, TCP and TLS, and `read` is the silence that a response's body may have; how long its head may take is
+    for the caller of this to say. There are as many connections as requests in flight, which the Functions host bounds:
+    a wait for a connection would be a hidden queue.
+
+    A request that met the end of a connection used before is repeated once, on a new one, if upstream cannot have taken
+    any of it, or may be asked twice.
     """
 
     def __init__(
         self,
         *,
-        connect_timeout: float,
         verify: ssl.SSLContext | None = None,
         resolve: Resolve | None = None,
+        keepalive: float = KEEPALIVE_SECONDS,
+        look_at: Callable[[socket.socket], Tcp] = Tcp,
     ) -> None:
-        self._connect_timeout = connect_timeout
+        self.counts = Counts()
+        self._keepalive = keepalive
+        self._look_at = look_at
         self._verify = verify
         self._resolve = resolve or _resolve
-        self._idle: dict[_Origin, list[Connection]] = {}
-        self._sweeping: asyncio.TimerHandle | None = None
+        self._pools: dict[_Origin, Pool] = {}
         self._buffer = memoryview(bytearray(_READ_BYTES))
 
-    async def send(
-        self, method: str, origin: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> Exchange:
-        """Sends a request to `origin` (`https://host[:port]`), and waits for the head of its answer.
-
-        `target` goes on the wire as it is, and so do the headers, after Host and before one that frames the body if
-        none does. A body that is not at hand is sent as it comes, and may still be coming when this returns.
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends the request and waits for the head of its response; a body may still be on its way when this returns.
 
         Raises httpx.LocalProtocolError for what HTTP/1.1 cannot say. Of what the network does, raises
-        httpx.TransportError and nothing else: ConnectError or ConnectTimeout where nothing was sent.
+        httpx.TransportError and nothing else: ConnectError or ConnectTimeout if nothing was sent.
         """
-        to = _parsed(origin)
-        length = next((int(value) for name, value in headers if name == b"content-length"), None)
-        fields = [(b"host", to.authority), *headers]
-        if length is None:
-            if not isinstance(body, bytes):
-                fields.append((b"transfer-encoding", b"chunked"))
-            elif body or method in _METHODS_WITH_CONTENT:
-                fields.append((b"content-length", b"%d" % len(body)))
-        elif isinstance(body, bytes) and length != len(body):
-            raise httpx.LocalProtocolError("the body is not as long as its Content-Length")
-        head = _head(method, target, fields)
-        connection = self._idle_one(to) or await self._connect(to)
-        exchange = connection.send(head, body, length, head_only=method == "HEAD")
-        try:
-            await exchange.answered
-        except BaseException:
-            exchange.close()
-            raise
-        return exchange
+        headers = request.headers.raw
+        target = request.extensions.get("target", request.url.raw_path)
+        body = _body_of(request)
+        length = _length_of(headers, body)
+        head = _head(request.method, target, headers)
+        times = _times_of(request)
+        origin = _Origin(
+            request.url.host, request.url.port or _default_port(request), request.url.scheme == "https"
+        )
 
-    def close(self) -> None:
+        async def attempt(connection: Connection) -> httpx.Response:
+            exchange = connection.send(
+                head, body, length, head_only=request.method == "HEAD", read_timeout=times.read
+            )
+            return await _response_of(exchange)
+
+        pool = self._pool(origin)
+        if pooled := pool.take():
+            try:
+                return await attempt(pooled)
+            except StaleConnectionError as stale:
+                self.counts.stale += 1
+                repeatable = isinstance(body, bytes) and (request.method in _IDEMPOTENT or not stale.accepted)
+                if not repeatable:
+                    raise
+                self.counts.repeated += 1
+        return await attempt(await self._connect(origin, pool, times.connect))
+
+    async def aclose(self) -> None:
         """Closes idle connections. Those in use belong to their exchanges."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            self._sweeping = None
-        for connections in self._idle.values():
-            for connection in connections:
-                connection.close()
-        self._idle.clear()
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
 
-    def _idle_one(self, origin: _Origin) -> Connection | None:
-        """The one used last: those that are not needed grow old and go."""
-        idle = self._idle.get(origin)
-        while idle:
-            connection = idle.pop()
-            if self._is_fresh(connection):
-                return connection
-            connection.close()
-        return None
+    def _pool(self, origin: _Origin) -> Pool:
+        pool = self._pools.get(origin)
+        if pool is None:
+            pool = self._pools[origin] = Pool(self.counts, self._keepalive)
+        return pool
 
-    def _is_fresh(self, connection: Connection) -> bool:
-        age = asyncio.get_running_loop().time() - connection.idle_since
-        return connection.is_usable and age < _KEEPALIVE_SECONDS
-
-    async def _connect(self, origin: _Origin) -> Connection:
+    async def _connect(self, origin: _Origin, pool: Pool, timeout: float | None) -> Connection:
         loop = asyncio.get_running_loop()
-
-        def release(connection: Connection) -> None:
-            connection.idle_since = loop.time()
-            self._idle.setdefault(origin, []).append(connection)
-            if self._sweeping is None:
-                self._sweeping = loop.call_later(_KEEPALIVE_SECONDS, self._sweep)
-
         try:
-            async with asyncio.timeout(self._connect_timeout):
-                transport, connection = await loop.create_connection(
-                    lambda: Connection(loop, self._buffer, release),
-                    sock=await self._dial(origin),
+            async with asyncio.timeout(timeout):
+                connected = await self._dial(origin)
+                probe_when_silent(connected)
+                _, connection = await loop.create_connection(
+                    lambda: Connection(loop, self._look_at(connected), self._buffer, pool),
+                    sock=connected,
                     ssl=self._trust() if origin.secure else None,
                     server_hostname=origin.host if origin.secure else None,
                 )
         except TimeoutError as error:
-            raise httpx.ConnectTimeout(f"no connection within {self._connect_timeout:g} s") from error
+            raise httpx.ConnectTimeout(f"no connection within {timeout:g} s") from error
         except (OSError, UnicodeError) as error:  # DNS, TLS and certificates among them; names that are none
             raise httpx.ConnectError(type(error).__name__) from error
-        _probe_when_silent(transport.get_extra_info("socket"))
+        self.counts.opened += 1
         return connection
 
     async def _dial(self, origin: _Origin) -> socket.socket:
@@ -160,44 +150,56 @@ class Transport:
             self._verify = ssl.create_default_context()
         return self._verify
 
-    def _sweep(self) -> None:
-        """Closes what has been idle for too long, so that upstream need not hold it either."""
-        self._sweeping = None
-        for origin, connections in self._idle.items():
-            fresh = [connection for connection in connections if self._is_fresh(connection)]
-            for connection in set(connections).difference(fresh):
-                connection.close()
-            self._idle[origin] = fresh
-        if any(self._idle.values()):
-            self._sweeping = asyncio.get_running_loop().call_later(_KEEPALIVE_SECONDS / 3, self._sweep)
+
+async def _response_of(exchange: Exchange) -> httpx.Response:
+    try:
+        await exchange.answered
+    except BaseException:
+        exchange.close()
+        raise
+    return httpx.Response(exchange.status, headers=exchange.headers, stream=exchange)
 
 
 async def _resolve(host: str, port: int) -> Sequence[AddrInfoType]:
     return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
-@lru_cache(maxsize=8)  # the settings name two at most
-def _parsed(origin: str) -> _Origin:
-    parts = urlsplit(origin)
-    default = _PORTS[parts.scheme]
-    authority = parts.netloc.removesuffix(f":{default}")
-    return _Origin(
-        parts.hostname or "", parts.port or default, parts.scheme == "https", authority.encode("ascii")
-    )
+def _default_port(request: httpx.Request) -> int:
+    return 443 if request.url.scheme == "https" else 80
 
 
-def _head(method: str, target: str, headers: Headers) -> bytes:
+def _times_of(request: httpx.Request) -> _Times:
+    times = request.extensions.get("timeout", {})
+    return _Times(times.get("connect"), times.get("read"))
+
+
+def _body_of(request: httpx.Request) -> bytes | AsyncIterator[bytes]:
+    """The body at once if it is at hand, else as it arrives."""
+    if isinstance(request.stream, httpx.ByteStream):
+        return b"".join(request.stream)
+    assert isinstance(request.stream, httpx.AsyncByteStream)
+    return aiter(request.stream)
+
+
+def _length_of(headers: Headers, body: bytes | AsyncIterator[bytes]) -> int | None:
+    """The length that the headers announce; None for a chunked body. Raises httpx.LocalProtocolError."""
+    lengths = [value for name, value in headers if name.lower() == b"content-length"]
+    chunked = any(name.lower() == b"transfer-encoding" for name, _ in headers)
+    if len(lengths) > 1 or (lengths and chunked):
+        raise httpx.LocalProtocolError("the body is framed twice")
+    if isinstance(body, bytes):
+        if chunked or int(lengths[0] if lengths else 0) != len(body):
+            raise httpx.LocalProtocolError("the body is not as long as its Content-Length")
+    elif not lengths and not chunked:
+        raise httpx.LocalProtocolError("a body of unknown length must be chunked")
+    return int(lengths[0]) if lengths else None
+
+
+def _head(method: str, target: bytes, headers: Headers) -> bytes:
     """Raises httpx.LocalProtocolError where a part could pass for several (RFC 9112, section 11.1)."""
-    line = f"{method} {target} HTTP/1.1".encode("ascii", "replace")
+    line = b"%s %s HTTP/1.1" % (method.encode("ascii", "replace"), target)
     head = b"\r\n".join([line, *map(b": ".join, headers), b"\r\n"])
     breaks = len(headers) + 2
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head or line.count(b" ") != 2:
         raise httpx.LocalProtocolError("a header or the URL holds a character that HTTP does not allow")
     return head
-
-
-def _probe_when_silent(connected: socket.socket) -> None:
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Named so on Linux, and on macOS TCP_KEEPALIVE.
-    if option := getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None):
-        connected.setsockopt(socket.IPPROTO_TCP, option, _PROBE_SECONDS)

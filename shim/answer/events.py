@@ -1,0 +1,54 @@
+"""Server-sent events, with heartbeats in their silences."""
+
+import asyncio
+
+from starlette.types import Message, Send
+
+from shim.headers import Headers, named
+
+# A comment line (https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation).
+# One newline, not two: a blank line would end an event, and OpenAI's Python SDK fails on an empty one.
+_HEARTBEAT = b": heartbeat\n"
+# The Functions host holds a response's head back until its first body byte (YARP's forwarder flushes with the body), so
+# the first heartbeat comes soon: it is what tells the caller that the call was accepted.
+_FIRST_BEAT_SECONDS = 1.0
+# What the end of an event looks like in the bytes before it.
+_EVENT_ENDS = (b"\n\n", b"\n\r\n")
+
+
+class EventStream:
+    """Knows where in the stream it is, so that a heartbeat never falls into the middle of an event."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._tail = b"\n\n"
+        self._lock = asyncio.Lock()
+        self._sent_at = asyncio.get_running_loop().time()
+
+    async def send(self, message: Message) -> None:
+        async with self._lock:
+            await self._send(message)
+        self._tail = (self._tail + message["body"][-3:])[-3:]
+        self._sent_at = asyncio.get_running_loop().time()
+
+    async def beat(self, interval: float) -> None:
+        """Fills silences of `interval` seconds, the one before the first event sooner."""
+        loop = asyncio.get_running_loop()
+        silence = min(interval, _FIRST_BEAT_SECONDS)
+        while True:
+            await asyncio.sleep(max(0.0, self._sent_at + silence - loop.time()))
+            if loop.time() < self._sent_at + silence:
+                silence = interval
+                continue
+            if self._tail.endswith(_EVENT_ENDS) and not self._lock.locked():
+                async with self._lock:
+                    await self._send({"type": "http.response.body", "body": _HEARTBEAT, "more_body": True})
+            silence = interval
+            self._sent_at = loop.time()
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Whether something can be put into the body: not if it is compressed, or of a length told beforehand."""
+    kinds = named(headers, b"content-type")
+    plain = not named(headers, b"content-encoding") and not named(headers, b"content-length")
+    return plain and bool(kinds) and kinds[0].lower().startswith(b"text/event-stream")
