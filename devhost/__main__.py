@@ -91,7 +91,7 @@ async def _run_devhost(port: int, environ: dict[str, str], platform: Platform, l
     interrupted = _listen_for_interrupt()
     try:
         host = await Host.start(FOLDER, environ, platform=platform, loop=loop, port=port)
-    except WorkerFailed as failure:
+    except (WorkerFailed, ValueError) as failure:
         print(f"The Functions app did not start.\n{failure}", file=sys.stderr)
         return 1
     except OSError:

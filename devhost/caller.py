@@ -39,6 +39,7 @@ class Caller:
         #: Status, headers and reason that have not been sent.
         self._held: tuple[int, Headers, bytes] | None = None
         self._length: int | None = 0
+        self._to_head = False
         self._received = 0
         #: Whether anything of the response has been sent.
         self.started = False
@@ -68,7 +69,7 @@ class Caller:
         self._held, self.started, self._received = None, False, 0
         self._read_rate = ReadRate(self._limits.minimum_rate, self._limits.grace)
         request = Request.of(event)
-        self._length = request.length
+        self._length, self._to_head = request.length, request.method == "HEAD"
         if not request.has_body:
             self._http.next_event()  # an EndOfMessage at once
             self._body_ended()
@@ -145,7 +146,7 @@ class Caller:
             self.abort()
             raise CallerGone from None
 
-    async def flush_head(self) -> None:
+    def flush_head(self) -> None:
         """Sends the head now; with a host that holds nothing back."""
         self._write(self._head())
 
@@ -154,7 +155,7 @@ class Caller:
         if self._held is not None:
             # HttpProtocol.cs, CreateResponseHeaders: of a response that ended before it had a body.
             status, headers, _ = self._held
-            if status not in (204, 304) and not values(headers, "content-length"):
+            if status not in (204, 205, 304) and not self._to_head and not values(headers, "content-length"):
                 headers.append(("content-length", "0"))
         self._write(self._head() + (self._http.send(h11.EndOfMessage()) or b""))
         try:
@@ -176,7 +177,7 @@ class Caller:
         return True
 
     async def refuse(self, status: int) -> None:
-        """Answers with nothing but a status, and closes."""
+        """Responds with nothing but a status, and closes."""
         closing = f"Content-Length: 0\r\nConnection: close\r\nDate: {_date()}\r\nServer: Kestrel\r\n\r\n"
         self._write(b"HTTP/1.1 %d %s\r\n%s" % (status, _phrase(status), closing.encode()))
         await self._linger()

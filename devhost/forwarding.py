@@ -69,7 +69,7 @@ class Forwarder:
     async def _relay(self, response: Response, caller: Caller, activity: "_Activity") -> None:
         """Each piece as it comes."""
         if not self._limits.buffers:
-            await caller.flush_head()
+            caller.flush_head()
         while content := await response.read():
             activity()
             await caller.write(content)

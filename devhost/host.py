@@ -122,7 +122,7 @@ class Host:
         """Request after request, until the caller leaves or a response cannot be followed by another."""
         try:
             while (request := await caller.request()) is not None:
-                await self._answer(request, caller)
+                await self._respond(request, caller)
                 if not await caller.end():
                     break
         except Refused as refused:
@@ -133,7 +133,7 @@ class Host:
         finally:
             caller.close()
 
-    async def _answer(self, request: Request, caller: Caller) -> None:
+    async def _respond(self, request: Request, caller: Caller) -> None:
         """The response but for its end. Raises CallerGone also where the connection must break."""
         raw_path, query = _split_target(request)
         try:

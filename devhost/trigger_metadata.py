@@ -15,12 +15,6 @@ from devhost.host_headers import Headers
 type Metadata = dict[str, tuple[str, str]]
 
 
-def looks_like_json(content: bytes) -> bool:
-    """Utility.IsJson: it tries to parse nothing else."""
-    ends = content.strip()[:1] + content.strip()[-1:]
-    return ends in (b"{}", b"[]")
-
-
 def trigger_metadata(content: bytes, query: str, params: Mapping[str, str], headers: Headers) -> Metadata:
     """`content` is a body of known length; of a chunked one the host knows nothing."""
     parameters = dict(parse_qsl(query, keep_blank_values=True))
@@ -50,10 +44,11 @@ class _Names:
 
 def _top_level(content: bytes) -> Metadata:
     """A JSON object's own values, but for lists and nulls."""
-    if not looks_like_json(content):
+    text = content.removeprefix(b"\xef\xbb\xbf").strip()
+    if text[:1] + text[-1:] not in (b"{}", b"[]"):  # Utility.IsJson
         return {}
     try:
-        parsed = json.loads(content.decode("utf-8-sig"))
+        parsed = json.loads(text)
     except (ValueError, RecursionError):
         return {}
     if not isinstance(parsed, dict):

@@ -237,6 +237,19 @@ class TestResponses:
             worker.ended.set_result(None)
             assert (await wire.answer()).status == 204
 
+    @pytest.mark.parametrize(("method", "length"), [("GET", ["0"]), ("HEAD", [])])
+    async def test_one_that_ends_without_a_body_says_so_but_to_head(
+        self, method: str, length: list[str]
+    ) -> None:
+        async def handle(arrived: Arrived) -> None:
+            await arrived.respond(
+                "transfer-encoding: chunked", body=b"" if method == "HEAD" else b"0\r\n\r\n"
+            )
+
+        async with hosted(handle) as (host, _):
+            answer = await exchange(host.url, request(method, "/x"))
+            assert (answer.status, answer.named("content-length"), answer.whole) == (200, length, True)
+
     async def test_one_that_breaks_off_breaks_the_callers_connection(self) -> None:
         async def handle(arrived: Arrived) -> None:
             await arrived.respond("content-length: 100", body=b"begun")

@@ -56,3 +56,35 @@ def test_for_an_origin_not_listed_the_apps_headers_are_left_alone(origin: str | 
     headers = CIMultiDict({"access-control-allow-origin": "the app's"})
     PlatformCors((APP,)).apply(origin, headers)
     assert headers == CIMultiDict({"access-control-allow-origin": "the app's"})
+
+
+SETTINGS = {
+    "nothing": ({}, PlatformCors()),
+    "an empty list": ({"CORS_ALLOWED_ORIGINS": "[]"}, PlatformCors()),
+    "null": ({"CORS_ALLOWED_ORIGINS": "null"}, PlatformCors()),
+    "credentials as the platform writes them": ({"CORS_SUPPORT_CREDENTIALS": "False"}, PlatformCors()),
+    "credentials": (
+        {"CORS_ALLOWED_ORIGINS": '["https://App.Contoso.dev"]', "CORS_SUPPORT_CREDENTIALS": "True"},
+        PlatformCors((APP,), credentials=True),
+    ),
+}
+
+
+@pytest.mark.parametrize(("environ", "expected"), SETTINGS.values(), ids=SETTINGS.keys())
+def test_it_is_set_by_the_hosts_two_variables(environ: dict[str, str], expected: PlatformCors) -> None:
+    assert PlatformCors.of(environ) == expected
+
+
+NO_START = {
+    "a list as people write it": {"CORS_ALLOWED_ORIGINS": "https://app.contoso.dev,https://other.example"},
+    "one string": {"CORS_ALLOWED_ORIGINS": '"https://app.contoso.dev"'},
+    "an object": {"CORS_ALLOWED_ORIGINS": "{}"},
+    "credentials that are no flag": {"CORS_SUPPORT_CREDENTIALS": "yes"},
+    "credentials for every origin": {"CORS_ALLOWED_ORIGINS": '["*"]', "CORS_SUPPORT_CREDENTIALS": "true"},
+}
+
+
+@pytest.mark.parametrize("environ", NO_START.values(), ids=NO_START.keys())
+def test_the_host_does_not_start_with_anything_else(environ: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="CORS_"):
+        PlatformCors.of(environ)
