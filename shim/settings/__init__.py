@@ -57,7 +57,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the shim was told; names and meanings are those of the README's table. Times are in seconds.
+    """What the shim was told; names and meanings are those of docs/settings.md. Times are in seconds.
 
     `warnings` are for operators: the shim works, though hardly as they meant it.
     """
