@@ -39,7 +39,8 @@ _INLINE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 # With an underscore: words in capitals may mean anything.
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b")
-_INVOCATION = re.compile(r"(?:python -m shim|scripts/shim)((?: [^`|<>#\n\"']+)?)")
+_INVOCATION = re.compile(r"(?:python -m shim|scripts/shim)\b([^`#|\n]*)")
+_OPTION = re.compile(r"(?<=\s)--[a-z][a-z-]*")
 _OURS = re.compile(r"(?:shim|devhost|infra|docs|bench|tests|scripts|\.github)/[\w./-]*\w")
 
 each_document = pytest.mark.parametrize(
@@ -155,33 +156,49 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
         yield path, command
 
 
-def invocations() -> Iterator[tuple[str, list[str]]]:
-    """What documents would have a reader type after `python -m shim`."""
-    for document in DOCUMENTS:
-        for text in code(document):
-            for words in _INVOCATION.findall(text):
-                yield document.name, words.split()
-
-
 def test_every_command_is_documented_and_no_other() -> None:
     known = dict(commands(typer.main.get_command(app)))
     groups = {path[:-1] for path in known}
     shown = set()
-    for document, words in invocations():
-        path = tuple(word for word in words[:2] if re.fullmatch("[a-z-]+", word) and not word.startswith("-"))
-        command = next((each for each in (path, path[:1]) if each in known), None)
-        assert command or path in groups, f"{document}: shim {' '.join(words)}"
-        if command:
-            shown.add(command)
-            options = {*chain.from_iterable(each.opts for each in known[command].params), "--help"}
-            assert {word for word in words if word.startswith("--")} <= options, f"{document}: {words}"
+    for text in chain.from_iterable(map(code, DOCUMENTS)):
+        for typed in _INVOCATION.findall(text):
+            words = tuple(re.match(r"( [a-z-]+)*", typed)[0].split())[:2]  # type: ignore[index]  # it may be empty
+            path = words if words in known else words[:1]
+            assert path in known or words in groups, typed
+            shown.update({path} & set(known))
+            options = known[path].params if path in known else []
+            assert set(_OPTION.findall(typed)) <= {
+                *chain.from_iterable(each.opts for each in options),
+                "--help",
+            }
     assert shown == set(known)
+
+
+# Options of commands that are not ours.
+OTHERS_OPTIONS = {"--cors", "--no-prompt", "--purge", "--python"}
+
+
+@each_document
+def test_options_that_a_document_names_by_themselves_exist(document: Path) -> None:
+    ours = chain.from_iterable(
+        each.opts for _, command in commands(typer.main.get_command(app)) for each in command.params
+    )
+    sources = [
+        *(ROOT / "devhost").glob("*.py"),
+        *(ROOT / "bench").glob("*.py"),
+        ROOT / "tests" / "conftest.py",
+    ]
+    parsed = chain.from_iterable(re.findall(r'"(--[a-z-]+)"', file.read_text()) for file in sources)
+    named = re.findall(r"^--[a-z][a-z-]*", "\n".join(_INLINE.findall(prose(document))), re.MULTILINE)
+    assert set(named) <= {*ours, *parsed, *OTHERS_OPTIONS}
 
 
 @each_document
 def test_every_target_that_a_document_makes_is_in_the_makefile(document: Path) -> None:
     targets = set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    made = chain.from_iterable(re.findall(r"(?:^|[ `])make ([a-z][\w./-]*)", text) for text in code(document))
+    made = chain.from_iterable(
+        re.findall(r"(?:^|[ `])make ([a-z][\w./-]*)", text, re.M) for text in code(document)
+    )
     assert set(made) <= targets
 
 
