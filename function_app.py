@@ -6,14 +6,13 @@ import azure.functions as func
 from starlette.requests import Request
 from starlette.responses import Response
 
+import shim.worker.extension  # noqa: F401 - it registers the worker's HTTP extension
+from shim.monitoring import logs
 from shim.service import Service
-
-# Imported for its effect too: it registers the worker's HTTP extension.
-from shim.worker.extension import quieten_runtime
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
-quieten_runtime()
+logs.configure()
 # Anonymous to the platform: the shim itself checks subscription keys.
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 service = Service(os.environ)

@@ -84,7 +84,9 @@ class Shim:
             principal.subscription.label, principal.scheme, call.dialect, request_id.decode(),
         )  # fmt: skip
         kept = headers.for_caller(response.headers, status=response.status, request_id=request_id)
-        return StreamedResponse(response, kept, caller, heartbeat=settings.sse_heartbeat)
+        return StreamedResponse(
+            response, kept, caller, heartbeat=settings.sse_heartbeat, request_id=request_id.decode()
+        )
 
 
 def _request_id(request: Request) -> bytes:

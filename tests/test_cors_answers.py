@@ -12,7 +12,7 @@ from aiohttp import web
 
 from devhost.host import Host
 from devhost.platform import CORE_TOOLS
-from devhost.standin import Received, Standin, raw_answer
+from devhost.standin import Received, Standin
 from tests.conftest import KEY, StartHost
 
 APP = "https://app.example.com"
@@ -89,7 +89,6 @@ KINDS = {
 }
 
 
-@raw_answer
 async def _break_off(request: web.Request, received: Received) -> web.Response:
     """No answer at all: the shim's own 502."""
     assert request.transport

@@ -37,7 +37,7 @@ async def upload(worker: Worker, size: int) -> None:
     invocation_id, ended = worker.invoke(function(worker), {})
     async with connect(worker.http_uri) as wire:
         head = request(
-            "POST", "/openai/files", 'x-standin: {"upload": true}', f"content-length: {size}", key=KEY
+            "POST", "/openai/files", 'x-standin: {"reflect": true}', f"content-length: {size}", key=KEY
         )
         await wire.send(head.replace(b"{id}", invocation_id.encode()))
         digest, block = hashlib.sha256(), bytes(CHUNK)
@@ -127,7 +127,7 @@ async def test_a_host_forwards_chunked_uploads_without_collecting(host: Host) ->
     before = me.memory_info().rss
     size = 90 * MIB
     async with connect(host.url) as wire:
-        script = 'x-standin: {"upload": true}'
+        script = 'x-standin: {"reflect": true}'
         await wire.send(request("POST", "/openai/files", script, "transfer-encoding: chunked", key=KEY))
         for _ in range(size // CHUNK):
             await wire.send(b"%x\r\n%s\r\n" % (CHUNK, bytes(CHUNK)))

@@ -392,7 +392,7 @@ async def test_a_body_too_large_to_read_is_a_413_and_one_that_needs_no_reading_i
         yield content[:600]
         yield content[600:]
 
-    headers = {"authorization": f"Bearer {KEY}", "x-standin": '{"upload": true}'}
+    headers = {"authorization": f"Bearer {KEY}", "x-standin": '{"reflect": true}'}
     for path, status in (("chat/completions", 413), ("responses", 200)):
         data = content if announced else chunks()
         async with http.post(f"{host.url}/v1/{path}", data=data, headers=headers) as answer:
@@ -400,7 +400,7 @@ async def test_a_body_too_large_to_read_is_a_413_and_one_that_needs_no_reading_i
             if status == 413:
                 assert "MAX_BODY_BYTES" in (await answer.json())["error"]["message"]
             else:
-                assert (await answer.json())["length"] == len(content)
+                assert (await answer.json())["body_length"] == len(content)
 
 
 async def test_a_content_length_that_lies_hangs_nobody(host: Host) -> None:
@@ -472,7 +472,7 @@ class FirstRefused(Flaky):
 
 async def test_the_second_connection_gets_the_whole_body(standin: Standin) -> None:
     body = await opened([b"a" * 70_000, b"b"], JSON, "unread")
-    headers = [(b"api-key", KEY.encode()), (b"x-standin", b'{"upload": true}')]
+    headers = [(b"api-key", KEY.encode()), (b"x-standin", b'{"reflect": true}')]
     request = UpstreamRequest("POST", standin.base_url.removesuffix("/openai"), "/openai/x", headers, body)
     transport = FirstRefused()
     answer = await Upstream(transport, connect_timeout=5, first_byte_timeout=5).send(
@@ -481,7 +481,7 @@ async def test_the_second_connection_gets_the_whole_body(standin: Standin) -> No
     content = b"".join([chunk async for chunk in answer])
     await answer.close()
     await transport.aclose()
-    assert (json.loads(content)["length"], transport.attempts) == (70_001, 2)
+    assert (json.loads(content)["body_length"], transport.attempts) == (70_001, 2)
 
 
 class Patient:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from devhost.host import Host
 from devhost.platform import NONE
-from devhost.standin import Received, Standin, raw_answer
+from devhost.standin import Received, Standin
 from tests.conftest import KEY, StartHost
 from tests.wire import Wire, connect, exchange, function, request
 
@@ -310,7 +310,6 @@ async def test_upstream_death_is_not_a_clean_end(
 async def test_upstream_death_before_an_answer_is_a_502(
     host: Host, standin: Standin, request_id: str
 ) -> None:
-    @raw_answer
     async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
         assert upstream.transport is not None
         upstream.transport.abort()
@@ -323,7 +322,6 @@ async def test_upstream_death_before_an_answer_is_a_502(
 
 
 async def test_an_answer_that_is_not_http_is_a_502(host: Host, standin: Standin, request_id: str) -> None:
-    @raw_answer
     async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
         assert upstream.transport is not None
         upstream.transport.write(b"SMTP ready\r\n\r\n")

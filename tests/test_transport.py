@@ -1002,13 +1002,17 @@ def test_an_abandoned_tls_stream_leaves_nothing_for_the_collector(
         transport = ShimTransport(verify=trusting)
         async with peer(answering(CHUNKED + b"2\r\nok\r\n", hang=True), context) as it:
             gc.collect()
+            before = len(alive())
             for _ in range(times):
                 sent = await send(transport, "GET", it.origin, "/", [], b"")
                 await sent.close()
             await asyncio.sleep(0.05)
-            alive = [found for found in gc.get_objects() if isinstance(found, Connection)]
+            left = len(alive()) - before
         await transport.aclose()
-        return len(alive)
+        return left
+
+    def alive() -> list[Connection]:
+        return [found for found in gc.get_objects() if isinstance(found, Connection)]
 
     gc.disable()
     try:

@@ -1,201 +1,125 @@
-"""Chat completions: plain, streamed, with tools, structured output and images; and the stored ones."""
+"""Chat completions, and the text completions that came before them."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aiohttp import web
 
-from devhost.standin import azure_openai, reply
+from devhost.standin import reply
 from devhost.standin.call import Call
-from devhost.standin.refusal import json_answer
-from devhost.standin.reply import ToolCall
-from devhost.standin.sse import EventStream
-from devhost.standin.stores import Json, new_id, page
+from devhost.standin.resource import new_id
+from devhost.standin.wire import Json, event, json_response, missing
 
-SAFE = {name: {"filtered": False, "severity": "safe"} for name in ("hate", "self_harm", "sexual", "violence")}
-PROMPT_FILTER_RESULTS = [{"prompt_index": 0, "content_filter_results": SAFE}]
-
-# Azure's first event of a chat stream: no choices, and even its id is empty.
-PROMPT_FILTER_CHUNK: Json = {
-    "choices": [],
-    "created": 0,
-    "id": "",
-    "model": "",
-    "object": "",
-    "prompt_filter_results": PROMPT_FILTER_RESULTS,
+_SAFE = {
+    kind: {"filtered": False, "severity": "safe"} for kind in ("hate", "self_harm", "sexual", "violence")
 }
-
-_FINGERPRINT = "fp_standin"
-
-
-@dataclass(frozen=True, slots=True)
-class _Completion:
-    """One answer on its way to a body or to chunks."""
-
-    id: str
-    created: int
-    model: str
-    choices: int
-    content: str | ToolCall
-    usage: Json
-
-    @property
-    def finish_reason(self) -> str:
-        return "tool_calls" if isinstance(self.content, ToolCall) else "stop"
+_PROMPT_FILTER = {"prompt_filter_results": [{"prompt_index": 0, "content_filter_results": _SAFE}]}
+# Azure's first event of a chat stream: no choices, and even its id is empty.
+_FIRST_CHUNK = {"choices": [], "created": 0, "id": "", "model": "", "object": "", **_PROMPT_FILTER}
+_NAMES = "prompt", "completion"
 
 
 async def create(call: Call) -> web.StreamResponse:
     """POST chat/completions."""
     body = await call.json()
-    completion = _complete(body, call.model(body.get("model")))
-    if body.get("store"):
-        call.resource.completions.put(completion.id, _stored(completion, body))
-    if body.get("stream"):
-        include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        return await _stream(call, completion, include_usage)
-    return json_answer(_whole(completion))
-
-
-async def list_stored(call: Call) -> web.StreamResponse:
-    """GET chat/completions: those created with `store`."""
-    return json_answer(page(call.resource.completions.newest_first()))
-
-
-async def get_stored(call: Call) -> web.StreamResponse:
-    """GET chat/completions/{id}."""
-    return json_answer(call.resource.completions.get(call.path_id))
-
-
-async def delete_stored(call: Call) -> web.StreamResponse:
-    """DELETE chat/completions/{id}."""
-    call.resource.completions.remove(call.path_id)
-    return json_answer({"object": "chat.completion.deleted", "id": call.path_id, "deleted": True})
-
-
-def usage_of(prompt: str, answer: str) -> Json:
-    """Token counts, as completions and chat completions report them."""
-    prompt_tokens, completion_tokens = reply.tokens(prompt), reply.tokens(answer)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
-
-
-def chunk(
-    completion_id: str,
-    created: int,
-    model: str,
-    delta: Json,
-    index: int = 0,
-    finish_reason: str | None = None,
-) -> Json:
-    """One `chat.completion.chunk` with one choice."""
-    choice = {
-        "content_filter_results": SAFE if delta.get("content") else {},
-        "delta": delta,
-        "finish_reason": finish_reason,
-        "index": index,
-        "logprobs": None,
-    }
-    return {
-        "choices": [choice],
-        "created": created,
-        "id": completion_id,
-        "model": model,
-        "object": "chat.completion.chunk",
-        "system_fingerprint": _FINGERPRINT,
-    }
-
-
-def _complete(body: Json, model: str) -> _Completion:
+    model = call.model(body.get("model"))
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise azure_openai.bad_request("'messages' is a required property", "messages")
-    content = _content(body, messages[-1])
-    answer = content.arguments if isinstance(content, ToolCall) else content
-    choices = int(body.get("n") or 1)
-    usage = usage_of(str(messages), answer * choices)
-    return _Completion(new_id("chatcmpl-"), int(time.time()), model, choices, content, usage)
+        raise missing("messages")
+    message, text, reason = _message(body, messages[-1])
+    count = int(body.get("n") or 1)
+    usage = reply.usage_of(model, messages, [text] * count, _NAMES)
+    head = _head("chatcmpl-", "chat.completion", model) | {"system_fingerprint": "fp_standin"}
+    choices = [_choice(index, reason, message=message) for index in range(count)]
+    completion = head | {"choices": choices, "usage": usage} | _PROMPT_FILTER
+    if body.get("store"):
+        call.resource.put("/chat/completions", completion | {"metadata": body.get("metadata") or {}})
+    if body.get("stream"):
+        head["object"] = "chat.completion.chunk"
+        chunks = _chunks(head, [[{"delta": delta} for delta in _deltas(message)]] * count, reason)
+        return await call.stream(_events(body, [_FIRST_CHUNK, *chunks], usage))
+    return json_response(completion)
 
 
-def _content(body: Json, last: Json) -> str | ToolCall:
-    said = reply.last_said(str(last.get("role", "user")), last.get("content"))
-    tools = [tool["function"] for tool in body.get("tools") or [] if tool.get("type") == "function"]
-    if tools and said.role == "user" and body.get("tool_choice") != "none":
-        return reply.call_of(tools[0]["name"], tools[0].get("parameters"))
-    wanted: Json = body.get("response_format") or {}
-    if wanted.get("type") == "json_schema":
-        return reply.json_for(wanted["json_schema"].get("schema") or {})
-    if wanted.get("type") == "json_object":
-        return reply.json_for({"properties": {"location": {"type": "string"}}})
-    return reply.text_for(said)
+async def complete(call: Call) -> web.StreamResponse:
+    """POST completions."""
+    body = await call.json()
+    model = call.model(body.get("model"))
+    prompts = texts_of(body.get("prompt", ""))
+    texts = [f"You said: {prompt}" for prompt in prompts for _ in range(int(body.get("n") or 1))]
+    usage = reply.usage_of(model, prompts, texts, _NAMES)
+    head = _head("cmpl-", "text_completion", model)
+    first = head | _PROMPT_FILTER | {"choices": []}
+    if body.get("stream"):
+        pieces = [[{"text": word} for word in [*reply.words(text), ""]] for text in texts]
+        chunks = _chunks(head, pieces, "stop")
+        return await call.stream(_events(body, [first, *chunks], usage))
+    choices = [_choice(index, "stop", text=text) for index, text in enumerate(texts)]
+    return json_response(first | {"choices": choices, "usage": usage})
 
 
-def _tool_call(wish: ToolCall) -> Json:
-    function = {"name": wish.name, "arguments": wish.arguments}
-    return {"id": wish.call_id, "type": "function", "function": function}
+def texts_of(given: Any) -> list[str]:
+    """The texts of a `prompt` or `input`: one or many, each a string or a list of token numbers."""
+    if isinstance(given, str) or (given and all(isinstance(token, int) for token in given)):
+        return [str(given)]
+    return [str(each) for each in given]
 
 
-def _message(content: str | ToolCall) -> Json:
-    message: Json = {"role": "assistant", "content": None, "refusal": None}
-    if isinstance(content, ToolCall):
-        return message | {"tool_calls": [_tool_call(content)]}
-    return message | {"content": content}
+def _head(prefix: str, noun: str, model: str) -> Json:
+    return {"id": new_id(prefix), "object": noun, "created": int(time.time()), "model": model}
 
 
-def _whole(completion: _Completion) -> Json:
-    choice = {
-        "content_filter_results": SAFE,
-        "finish_reason": completion.finish_reason,
-        "logprobs": None,
-        "message": _message(completion.content),
-    }
-    return {
-        "choices": [choice | {"index": index} for index in range(completion.choices)],
-        "created": completion.created,
-        "id": completion.id,
-        "model": completion.model,
-        "object": "chat.completion",
-        "prompt_filter_results": PROMPT_FILTER_RESULTS,
-        "system_fingerprint": _FINGERPRINT,
-        "usage": completion.usage,
-    }
+def _message(body: Json, last: Json) -> tuple[Json, str, str]:
+    """The reply, its text, and why it ends."""
+    functions = [tool["function"] for tool in body.get("tools") or [] if tool.get("type") == "function"]
+    schema = None
+    match body.get("response_format"):
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            pass
+        case {"type": "json_object"}:
+            schema = {"properties": {"location": {"type": "string"}}}
+    replied = reply.reply_to(last, body, functions, schema)
+    message: Json = {"role": "assistant", "content": replied, "refusal": None}
+    if isinstance(replied, str):
+        return message, replied, "stop"
+    function = {"name": replied["name"], "arguments": replied["arguments"]}
+    call = {"id": replied["call_id"], "type": "function", "function": function}
+    return message | {"content": None, "tool_calls": [call]}, replied["arguments"], "tool_calls"
 
 
-def _stored(completion: _Completion, body: Json) -> Json:
-    return _whole(completion) | {"metadata": body.get("metadata") or {}}
+def _choice(index: int, finish_reason: str | None, **piece: Any) -> Json:
+    about = {"index": index, "finish_reason": finish_reason, "logprobs": None}
+    return about | {"content_filter_results": _SAFE} | piece
 
 
-async def _stream(call: Call, completion: _Completion, include_usage: bool) -> web.StreamResponse:
-    # With include_usage every chunk has the member; it is null in all but the last, which has no choices.
-    absent: dict[str, Any] = {"usage": None} if include_usage else {}
-    stream = await EventStream.open(call)
-    await stream.send(PROMPT_FILTER_CHUNK | absent)
-    for each in _chunks(completion):
-        await stream.send(each | absent)
+def _events(body: Json, chunks: Iterable[Json], usage: Json) -> Iterator[bytes]:
+    """With `include_usage` every chunk has `usage`: null in all but the last, which has no choices."""
+    include_usage = (body.get("stream_options") or {}).get("include_usage")
+    last: Json = {}
+    for last in chunks:
+        yield event(last | {"usage": None} if include_usage else last)
     if include_usage:
-        last = chunk(completion.id, completion.created, completion.model, {})
-        await stream.send(last | {"choices": [], "usage": completion.usage})
-    return await stream.done()
+        yield event(last | {"choices": [], "usage": usage})
+    yield b"data: [DONE]\n\n"
 
 
-def _chunks(completion: _Completion) -> Iterator[Json]:
-    head = completion.id, completion.created, completion.model
-    for index in range(completion.choices):
-        for delta in _deltas(completion.content):
-            yield chunk(*head, delta, index)
-        yield chunk(*head, {}, index, completion.finish_reason)
+def _chunks(head: Json, choices: Iterable[list[Json]], finish_reason: str) -> Iterator[Json]:
+    for index, pieces in enumerate(choices):
+        for piece in pieces[:-1]:
+            yield head | {"choices": [_choice(index, None, **piece)]}
+        yield head | {"choices": [_choice(index, finish_reason, **pieces[-1])]}
 
 
-def _deltas(content: str | ToolCall) -> Iterator[Json]:
-    if not isinstance(content, ToolCall):
-        yield {"role": "assistant", "content": "", "refusal": None}
-        yield from ({"content": word} for word in reply.words(content))
-        return
-    opening = _tool_call(content) | {"index": 0, "function": {"name": content.name, "arguments": ""}}
-    yield {"role": "assistant", "content": None, "tool_calls": [opening]}
-    for word in reply.words(content.arguments):
-        yield {"tool_calls": [{"index": 0, "function": {"arguments": word}}]}
+def _deltas(message: Json) -> Iterator[Json]:
+    """A message in pieces, the last of them empty."""
+    if calls := message.get("tool_calls"):
+        function = calls[0]["function"]
+        opening = calls[0] | {"index": 0, "function": function | {"arguments": ""}}
+        yield {"role": "assistant", "content": None, "tool_calls": [opening]}
+        for word in reply.words(function["arguments"]):
+            yield {"tool_calls": [{"index": 0, "function": {"arguments": word}}]}
+    else:
+        yield message | {"content": ""}
+        yield from ({"content": word} for word in reply.words(message["content"]))
+    yield {}

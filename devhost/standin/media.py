@@ -1,126 +1,101 @@
-"""Audio and images."""
+"""Embeddings, audio, images and video: canned, with the caller's words where a test looks for them."""
 
 import base64
 import hashlib
+import math
 import struct
 import time
-import zlib
 
 from aiohttp import web
+from multipart import MultipartPart
 
-from devhost.standin import azure_openai
+from devhost.standin import reply
 from devhost.standin.call import Call
-from devhost.standin.form import Form, read_form
-from devhost.standin.refusal import json_answer
-from devhost.standin.stores import Json
+from devhost.standin.chat import texts_of
+from devhost.standin.wire import Json, json_response, missing
 
-_SPEECH_TYPES = {
-    "mp3": "audio/mpeg",
-    "opus": "audio/ogg",
-    "aac": "audio/aac",
-    "flac": "audio/flac",
-    "wav": "audio/wav",
-    "pcm": "audio/pcm",
-}
-_SPEECH_BLOCK = 4_096
+# One blue pixel; and the box that every MP4 begins with.
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGOQz38NAAIqAXp4ksuCAAAAAElFTkSuQmCC"
+MP4 = b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom"
+
+# Of a square image. https://platform.openai.com/docs/guides/image-generation#cost-and-latency
+_TOKENS_BY_QUALITY = {"low": 272, "medium": 1_056, "high": 4_160, "auto": 4_160}
 
 
-async def transcribe(call: Call) -> web.StreamResponse:
-    """POST audio/transcriptions."""
-    return await _listen(call, "transcribe", "Heard")
+async def embed(call: Call) -> web.StreamResponse:
+    """POST embeddings: unit vectors that depend on the text alone."""
+    body = await call.json()
+    model = call.model(body.get("model"))
+    if "input" not in body:
+        raise missing("input")
+    texts = texts_of(body["input"])
+    dimensions, as_base64 = int(body.get("dimensions") or 1_536), body.get("encoding_format") == "base64"
+    vectors = [_vector(text, dimensions, as_base64) for text in texts]
+    data = [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(vectors)]
+    count = sum(map(reply.tokens, texts))
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    return json_response({"object": "list", "data": data, "model": model, "usage": usage})
 
 
-async def translate(call: Call) -> web.StreamResponse:
-    """POST audio/translations."""
-    return await _listen(call, "translate", "Translated")
+async def listen(task: str, verb: str, call: Call) -> web.StreamResponse:
+    """POST audio/transcriptions and audio/translations."""
+    fields, files = await call.form()
+    call.model(fields.get("model"))
+    text = f"{verb} {_described(files)}."
+    wanted = fields.get("response_format", "json")
+    if wanted in ("text", "srt", "vtt"):
+        return web.Response(text=f"{text}\n")
+    heard: Json = {"text": text}
+    if wanted == "verbose_json":
+        heard |= {"task": task, "language": fields.get("language", "english"), "duration": 1.0}
+        heard["segments"] = [{"id": 0, "start": 0.0, "end": 1.0, "text": text}]
+    return json_response(heard)
 
 
 async def speak(call: Call) -> web.StreamResponse:
-    """POST audio/speech: bytes that depend on the input, and no Content-Length, as from the service."""
+    """POST audio/speech: 4 KiB for each word of the input, and no Content-Length, as from the service."""
     body = await call.json()
     call.model(body.get("model"))
     if not body.get("input"):
-        raise azure_openai.bad_request("'input' is a required property", "input")
-    content_type = _SPEECH_TYPES.get(body.get("response_format") or "mp3", "application/octet-stream")
-    response = web.StreamResponse(headers={"Content-Type": content_type})
+        raise missing("input")
+    kind = body.get("response_format") or "mpeg"
+    response = web.StreamResponse(headers={"Content-Type": f"audio/{kind}"})
     await response.prepare(call.request)
-    for block in speech_blocks(str(body["input"])):
-        await response.write(block)
+    for word in str(body["input"]).split():
+        await response.write(hashlib.shake_256(word.encode()).digest(4_096))
     return response
 
 
-def speech_blocks(text: str) -> list[bytes]:
-    """The audio for a text: one block of noise per word."""
-    return [hashlib.shake_256(word.encode()).digest(_SPEECH_BLOCK) for word in text.split()]
+async def draw(edited: bool, call: Call) -> web.StreamResponse:
+    """POST images/generations and images/edits."""
+    fields, files = await call.form()
+    model = call.model(fields.get("model"))
+    if not (prompt := fields.get("prompt")):
+        raise missing("prompt")
+    if edited:
+        prompt += f" ({_described(files)})"
+    count = int(fields.get("n") or 1)
+    made: Json = {"created": int(time.time())}
+    if not model.startswith("gpt-image"):
+        return json_response(made | {"data": [{"b64_json": PNG, "revised_prompt": prompt}] * count})
+    quality = fields.get("quality") or "auto"
+    details = {"text_tokens": reply.tokens(prompt), "image_tokens": 323 * len(files)}
+    asked, drawn = sum(details.values()), count * _TOKENS_BY_QUALITY.get(quality, 0)
+    usage = {"input_tokens": asked, "input_tokens_details": details, "output_tokens": drawn}
+    made |= {"output_format": "png", "quality": quality, "size": "1024x1024"}
+    usage["total_tokens"] = asked + drawn
+    return json_response(made | {"data": [{"b64_json": PNG}] * count, "usage": usage})
 
 
-async def generate_image(call: Call) -> web.StreamResponse:
-    """POST images/generations."""
-    body = await call.json()
-    call.model(body.get("model"))
-    if not body.get("prompt"):
-        raise azure_openai.bad_request("'prompt' is a required property", "prompt")
-    return _images(str(body["prompt"]), int(body.get("n") or 1))
+def _described(files: list[MultipartPart]) -> str:
+    if not files:
+        raise missing("file")
+    return f"{files[0].filename}, {files[0].size} bytes"
 
 
-async def edit_image(call: Call) -> web.StreamResponse:
-    """POST images/edits."""
-    form = await read_form(call)
-    call.model(form.fields.get("model"))
-    image = form.file()
-    prompt = f"{form.fields.get('prompt', '')} ({image.filename}, {image.size} bytes)"
-    return _images(prompt, int(form.fields.get("n", "1")))
-
-
-async def _listen(call: Call, task: str, verb: str) -> web.StreamResponse:
-    form = await read_form(call)
-    call.model(form.fields.get("model"))
-    file = form.file()
-    return _transcript(form, task, f"{verb} {file.filename}, {file.size} bytes.")
-
-
-def _transcript(form: Form, task: str, text: str) -> web.Response:
-    match form.fields.get("response_format", "json"):
-        case "text":
-            return web.Response(text=f"{text}\n")
-        case "srt":
-            return web.Response(text=f"1\n00:00:00,000 --> 00:00:01,000\n{text}\n\n")
-        case "vtt":
-            return web.Response(text=f"WEBVTT\n\n00:00:00.000 --> 00:00:01.000\n{text}\n\n")
-        case "verbose_json":
-            return json_answer(_verbose(form, task, text))
-    return json_answer({"text": text})
-
-
-def _verbose(form: Form, task: str, text: str) -> Json:
-    segment = {
-        "id": 0,
-        "seek": 0,
-        "start": 0.0,
-        "end": 1.0,
-        "text": text,
-        "tokens": [],
-        "temperature": 0.0,
-        "avg_logprob": -0.1,
-        "compression_ratio": 1.0,
-        "no_speech_prob": 0.0,
-    }
-    language = form.fields.get("language", "english")
-    return {"task": task, "language": language, "duration": 1.0, "text": text, "segments": [segment]}
-
-
-def _images(prompt: str, count: int) -> web.Response:
-    colour = hashlib.sha256(prompt.encode()).digest()[:3]
-    image = {"b64_json": base64.b64encode(png(colour)).decode(), "revised_prompt": prompt}
-    return json_answer({"created": int(time.time()), "data": [image] * count})
-
-
-def png(colour: bytes) -> bytes:
-    """A PNG of one pixel, of the given three bytes of RGB."""
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
-    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + colour)), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(kind, data) for kind, data in chunks)
-
-
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def _vector(text: str, dimensions: int, as_base64: bool) -> list[float] | str:
+    noise = struct.unpack(f"<{dimensions}h", hashlib.shake_256(text.encode()).digest(2 * dimensions))
+    length = math.hypot(*noise)
+    values = [value / length for value in noise]
+    # Little-endian 32-bit floats, which is what SDKs ask for to save two thirds of the bytes.
+    return base64.b64encode(struct.pack(f"<{dimensions}f", *values)).decode() if as_base64 else values

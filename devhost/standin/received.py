@@ -3,16 +3,12 @@
 import asyncio
 import hashlib
 import uuid
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from aiohttp import web
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 Ended = Literal["complete", "caller gone", "error"]
 
@@ -24,10 +20,9 @@ REQUESTS_KEPT = 1_000
 class Received:
     """One request as it came over the wire.
 
-    The body is counted and digested while somebody reads it; only its first 64 KiB are kept, so that a test
-    may send gigabytes. `ended` is None until the answer is written ("complete"), the caller has left
-    ("caller gone"), or the answer failed or closed the connection itself ("error"). Times are those of the
-    event loop's clock.
+    The body is counted and digested while it is read; only its first 64 KiB are kept, so that a test may send
+    gigabytes. `ended` is None until the response is written ("complete"), the caller has disconnected ("caller gone"),
+    or the response failed or closed the connection itself ("error"). Times are those of the event loop's clock.
     """
 
     request_id: str
@@ -39,7 +34,7 @@ class Received:
     ended_at: float | None = None
     body_length: int = 0
     _body: bytearray = field(default_factory=bytearray, repr=False)
-    _digest: "_Hash" = field(default_factory=hashlib.sha256, repr=False)
+    _digest: Any = field(default_factory=hashlib.sha256, repr=False)
 
     @classmethod
     def head_of(cls, request: web.Request) -> "Received":
@@ -49,8 +44,7 @@ class Received:
             for name, value in request.raw_headers
         ]
         request_id = request.headers.get("x-request-id") or str(uuid.uuid4())
-        arrived_at = asyncio.get_running_loop().time()
-        return cls(request_id, request.method, request.raw_path, headers, arrived_at)
+        return cls(request_id, request.method, request.raw_path, headers, asyncio.get_running_loop().time())
 
     @property
     def body(self) -> bytes:
@@ -60,7 +54,7 @@ class Received:
     @property
     def body_sha256(self) -> str:
         """SHA-256, in hex, of what has been read of the body."""
-        return self._digest.hexdigest()
+        return str(self._digest.hexdigest())
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None."""
@@ -71,9 +65,11 @@ class Received:
         return [value for each, value in self.headers if each == name.lower()]
 
     async def body_chunks(self, request: web.Request) -> AsyncIterator[bytes]:
-        """The body as it arrives, recorded on the way. What nobody asks for stays in the caller's socket."""
+        """The body as it arrives, recorded on the way. What is not read stays in the caller's socket."""
         async for chunk in request.content.iter_any():
-            self._record(chunk)
+            self.body_length += len(chunk)
+            self._digest.update(chunk)
+            self._body += chunk[: max(0, BODY_KEPT - len(self._body))]
             yield chunk
 
     async def read_body(self, request: web.Request) -> bytes:
@@ -85,65 +81,52 @@ class Received:
         async for _ in self.body_chunks(request):
             pass
 
-    async def note_body_read_by(self, request: web.Request) -> None:
-        """Record a body that a test's own answer took with `request.read()`, `.json()` or `.text()`."""
-        if self.body_length == 0 and request.content.at_eof():
-            self._record(await request.read())
 
-    def _record(self, chunk: bytes) -> None:
-        self.body_length += len(chunk)
-        self._digest.update(chunk)
-        if (room := BODY_KEPT - len(self._body)) > 0:
-            self._body += chunk[:room]
-
-
-class Ledger:
-    """The newest requests by id, and the means to wait for one."""
+class Recorder:
+    """The newest 1,000 requests, and the means to wait for one."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[str, Received] = OrderedDict()
+        self._received: dict[str, Received] = {}
         self._changed = asyncio.Event()
-        self.latest: Received | None = None
 
     @property
-    def entries(self) -> Mapping[str, Received]:
-        """The newest 1,000 requests, oldest first; a request id used again stands for its newest use."""
-        return MappingProxyType(self._entries)
+    def received(self) -> Mapping[str, Received]:
+        """The requests by x-request-id, oldest first; an id used again stands for its newest use."""
+        return MappingProxyType(self._received)
 
-    def arrive(self, received: Received) -> None:
-        """Enter a request whose head has been read."""
-        self._entries[received.request_id] = received
-        self._entries.move_to_end(received.request_id)
-        if len(self._entries) > REQUESTS_KEPT:
-            self._entries.popitem(last=False)
-        self.latest = received
-        self._announce()
+    @property
+    def latest(self) -> Received | None:
+        """The newest request."""
+        return next(reversed(self._received.values()), None)
 
-    def end(self, received: Received, ended: Ended) -> None:
-        """Say how a request ended."""
-        received.ended = ended
-        received.ended_at = asyncio.get_running_loop().time()
-        self._announce()
+    async def arrived(self, request_id: str, timeout: float = 5.0) -> Received:
+        """Wait until the head of a request has arrived. Raises TimeoutError after `timeout` seconds."""
+        return await self._wait_for(request_id, "arrive", timeout)
 
-    async def arrived(self, request_id: str, timeout: float) -> Received:
-        """Wait until a request has arrived. Raises TimeoutError after `timeout` seconds."""
-        return await self._until(request_id, lambda received: True, "arrive", timeout)
+    async def ended(self, request_id: str, timeout: float = 5.0) -> Received:
+        """Wait until a request has ended, however it did. Raises TimeoutError after `timeout` seconds."""
+        return await self._wait_for(request_id, "end", timeout)
 
-    async def ended(self, request_id: str, timeout: float) -> Received:
-        """Wait until a request has arrived and ended. Raises TimeoutError after `timeout` seconds."""
-        return await self._until(request_id, lambda received: received.ended is not None, "end", timeout)
+    def _arrive(self, received: Received) -> None:
+        self._received.pop(received.request_id, None)
+        self._received[received.request_id] = received
+        if len(self._received) > REQUESTS_KEPT:
+            del self._received[next(iter(self._received))]
+        self._wake()
 
-    def _announce(self) -> None:
+    def _end(self, received: Received, ended: Ended) -> None:
+        received.ended, received.ended_at = ended, asyncio.get_running_loop().time()
+        self._wake()
+
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _until(
-        self, request_id: str, met: Callable[[Received], bool], verb: str, timeout: float
-    ) -> Received:
+    async def _wait_for(self, request_id: str, verb: Literal["arrive", "end"], timeout: float) -> Received:
         try:
             async with asyncio.timeout(timeout):
-                while (received := self._entries.get(request_id)) is None or not met(received):
+                while not (found := self._received.get(request_id)) or (verb == "end" and not found.ended):
                     await self._changed.wait()
-                return received
+                return found
         except TimeoutError:
             raise TimeoutError(f"request {request_id} did not {verb} within {timeout} s") from None

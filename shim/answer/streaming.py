@@ -10,17 +10,26 @@ from starlette.types import Receive, Scope, Send
 from shim.answer.events import EventStream, is_event_stream
 from shim.call.caller import Caller
 from shim.errors import CallerGone, UpstreamFailed
-from shim.headers import Headers, named
+from shim.headers import Headers
 from shim.upstream.client import UpstreamResponse
 
 log = logging.getLogger("shim")
 
 
 class StreamedResponse(Response):
-    """An ASGI response that owns the upstream response it relays, and closes it whatever happens."""
+    """An ASGI response that owns the upstream response it relays, and closes it whatever happens.
+
+    `heartbeat` is in seconds. `request_id` is the one in the log: upstream may have given the response its own.
+    """
 
     def __init__(
-        self, upstream: UpstreamResponse, headers: Headers, caller: Caller, *, heartbeat: float
+        self,
+        upstream: UpstreamResponse,
+        headers: Headers,
+        caller: Caller,
+        *,
+        heartbeat: float,
+        request_id: str,
     ) -> None:
         self.status_code = upstream.status
         self.raw_headers = headers
@@ -28,6 +37,7 @@ class StreamedResponse(Response):
         self._upstream = upstream
         self._caller = caller
         self._heartbeat = heartbeat
+        self._request_id = request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """If upstream dies, the response stays unfinished: the server then cuts the connection, for all to see."""
@@ -44,7 +54,7 @@ class StreamedResponse(Response):
         except CallerGone:
             pass  # nobody is left to tell
         except UpstreamFailed as error:
-            log.warning("response cut: %s request_id=%s", error, self._request_id())
+            log.warning("response cut: %s request_id=%s", error, self._request_id)
         finally:
             await self._upstream.close()
 
@@ -62,6 +72,3 @@ class StreamedResponse(Response):
             beating.cancel()
             with suppress(asyncio.CancelledError):
                 await beating
-
-    def _request_id(self) -> str:
-        return named(self.raw_headers, b"x-request-id")[0].decode("latin-1")

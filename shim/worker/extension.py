@@ -3,7 +3,6 @@
 The worker finds an extension through the trackers of `azurefunctions.extensions.base`: the classes that stand here.
 """
 
-import logging
 from collections.abc import Mapping
 
 from azurefunctions.extensions import base
@@ -12,19 +11,7 @@ from starlette.responses import Response as HttpResponse
 
 from shim.worker.server import WebApp, WebServer
 
-__all__ = ["Request", "RequestSynchronizer", "Response", "WebApp", "WebServer", "quieten_runtime"]
-
-
-def quieten_runtime() -> None:
-    """Keeps the runtime's three INFO lines a request, and the Azure SDK's, out of the log and off its bill.
-
-    Nor does a line look up its thread, process and task, which tell nothing here
-    (https://docs.python.org/3/howto/logging.html#optimization).
-    """
-    for name in ("azure", "azure.functions", "uvicorn.error"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
-        setattr(logging, name, False)
+__all__ = ["Request", "RequestSynchronizer", "Response", "WebApp", "WebServer"]
 
 
 class RequestSynchronizer(base.RequestSynchronizer):

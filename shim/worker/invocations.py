@@ -9,7 +9,7 @@ import asyncio
 import logging
 from typing import Any
 
-from shim.errors import InternalError
+from shim.errors import InternalError, describe_defect
 
 log = logging.getLogger("shim")
 
@@ -49,7 +49,10 @@ class Invocations:
     async def sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(_LEG_TIMEOUT_SECONDS)
-            self.sweep()
+            try:
+                self.sweep()
+            except Exception as defect:  # one bad entry must not end the sweep of all others
+                log.error("the sweep of invocations failed: %s", describe_defect(defect))
 
     def sweep(self) -> None:
         """Ends what was half arrived at the last sweep already: an invocation without a request, or the reverse."""

@@ -13,7 +13,7 @@ from starlette.responses import Response as HttpResponse
 from starlette.types import Receive, Scope, Send
 
 from shim.answer.refusal import refuse
-from shim.errors import InternalError, InvalidRequest, ShimError
+from shim.errors import InternalError, InvalidRequest, ShimError, describe_defect
 from shim.headers import named
 from shim.worker.invocations import Invocations
 from shim.worker.protocol import protocol_for
@@ -56,8 +56,10 @@ class WebApp(base.WebApp):
                 response = await self._handle(HttpRequest(scope, receive))
             except ShimError as error:
                 response = refuse(error)
-            except Exception:
-                log.exception("the runtime could not run invocation %s", invocation_id)
+            except Exception as defect:
+                log.error(
+                    "the runtime could not run invocation %s: %s", invocation_id, describe_defect(defect)
+                )
                 response = refuse(InternalError("The Functions runtime could not run this call."))
             finally:
                 self.invocations.release(invocation_id)

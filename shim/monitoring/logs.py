@@ -1,0 +1,53 @@
+"""Where log lines go, so that those that matter arrive.
+
+The Functions host drops what a worker logs outside an executing invocation (GrpcWorkerChannel.Log), and an invocation
+is over when its function returns: a fault at start, a response cut while it streams, trouble with the vault in the
+background would all be lost. Lines on stderr arrive always, as Host.Function.Console, with a level that the host
+guesses from their words (WorkerProcess.ParseErrorMessageAndLog).
+"""
+
+import logging
+import sys
+from typing import TextIO
+
+# Ours, and those of others that tell what nobody else would: tasks that failed, requests that the server gave up on.
+_LOGGERS = ("shim", "asyncio", "uvicorn.error")
+_CHATTY = ("azure", "azure.functions", "uvicorn.error")
+
+
+def configure(stream: TextIO | None = None) -> None:
+    """Sends warnings and errors to `stream`, stderr by default, and keeps the runtime's three INFO lines a request, and
+    the Azure SDK's, off the bill.
+
+    Nor does a line look up its thread, process and task, which tell nothing here
+    (https://docs.python.org/3/howto/logging.html#optimization).
+    """
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
+        setattr(logging, name, False)
+    handler = Router(stream or sys.stderr)
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+
+
+class Router(logging.Handler):
+    """Warnings and errors go to `stream`, one line each; all else goes to the worker's own handlers."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            logging.getLogger().handle(record)
+            return
+        try:
+            # The level first, in letters that the host understands.
+            line = " | ".join(f"{record.levelname}: {self.format(record)}".splitlines())
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+        except Exception:
+            self.handleError(record)
