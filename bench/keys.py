@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from devhost.azure.services import Azure, running_azure
 from shim.auth import authenticate
 from shim.errors import AuthenticationFailed, KeyStoreUnavailable
 from shim.headers import Headers
@@ -27,7 +28,6 @@ from shim.keys import cache, open_key_store
 from shim.keys.store import KeyStore
 from shim.keys.subscription import digest_of
 from shim.settings import Settings
-from tests.azure_double import Azure, running_azure
 
 KEYS = 100_000
 FEW = 100

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from shim import headers
 from shim.answer.explain import explain
+from shim.answer.head import fit_for_host
 from shim.answer.refusal import refuse, respond
 from shim.answer.streaming import StreamedResponse
 from shim.auth import authenticate
@@ -77,13 +78,24 @@ class Shim:
         except BaseException:
             body.close()
             raise
-        await explain(response, self._upstream, call, route, caller, settings)
+        try:
+            await explain(response, self._upstream, call, route, caller, settings)
+            kept, dropped = fit_for_host(
+                headers.for_caller(response.headers, status=response.status, request_id=request_id)
+            )
+        except BaseException:
+            await response.close()
+            raise
+        if dropped:
+            names = b", ".join(dropped).decode("ascii", "replace")
+            log.warning(
+                "headers dropped, as the host takes ASCII only: %s request_id=%s", names, request_id.decode()
+            )
         log.info(
             "%s %s -> %d subscription=%s scheme=%s dialect=%s request_id=%s",
             call.method, call.path, response.status,
             principal.subscription.label, principal.scheme, call.dialect, request_id.decode(),
         )  # fmt: skip
-        kept = headers.for_caller(response.headers, status=response.status, request_id=request_id)
         return StreamedResponse(
             response, kept, caller, heartbeat=settings.sse_heartbeat, request_id=request_id.decode()
         )

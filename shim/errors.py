@@ -19,6 +19,7 @@ ShimError
  └── UpstreamFailed
       ├── UpstreamUnreachable  502  no connection: nothing was sent
       ├── UpstreamBroken       502  the connection broke before an answer
+      ├── UpstreamHeadTooLarge 502  the response has more headers than the Functions host takes
       └── UpstreamTimeout      504  no answer in time
 """
 
@@ -162,6 +163,10 @@ class UpstreamUnreachable(UpstreamFailed):
 
 class UpstreamBroken(UpstreamFailed):
     code = "upstream_broken"
+
+
+class UpstreamHeadTooLarge(UpstreamFailed):
+    code = "upstream_head_too_large"
 
 
 class UpstreamTimeout(UpstreamFailed):

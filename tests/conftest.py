@@ -10,11 +10,11 @@ import aiohttp
 import pytest
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 
+from devhost.azure.vault import Clock, Credential, VaultDouble, running_vault
 from devhost.host import Host
 from devhost.platform import CORE_TOOLS, FLEX, Platform
 from devhost.spawning import Loop
 from devhost.standin import Standin
-from tests.vault_double import Clock, Credential, VaultDouble, running_vault
 
 ROOT = Path(__file__).parent.parent
 API_VERSION = "2024-10-21"

@@ -49,8 +49,8 @@ PLACES = {
 }
 FILES = sorted([ROOT / "function_app.py", *(ROOT / "shim").rglob("*.py")])
 PURE = {
-    "answer.apim_errors", "answer.models", "call.operations", "call.parse", "call.paths", "call.query", "call.rewrite",
-    "call.routes", "call.splice", "cors", "headers", "settings.origins",
+    "answer.apim_errors", "answer.head", "answer.models", "call.operations", "call.parse", "call.paths", "call.query",
+    "call.rewrite", "call.routes", "call.splice", "cors", "headers", "settings.origins",
 }  # fmt: skip
 INPUT_OUTPUT = {
     "asyncio",

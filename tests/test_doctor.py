@@ -15,20 +15,22 @@ import pytest
 import trustme
 from aiohttp import web
 
+from devhost.azure.faults import forbidden
+from devhost.azure.vault import Clock, Credential, VaultDouble, running_vault
 from devhost.host import Host
 from devhost.standin import Standin
-from shim.cli.doctor import examination as doctor
-from shim.cli.doctor.examination import CHECKS, Finding, Patient
+from shim.cli.doctor.checks import CHECKS, run_checks
+from shim.cli.doctor.finding import Finding
+from shim.cli.doctor.target import Target
 from shim.keys.azure.key_vault import VaultSecrets
 from shim.settings import SettingsError
 from tests.conftest import KEY, StartHost
-from tests.vault_double import Clock, Credential, VaultDouble, forbidden, running_vault
 
 ORIGIN = "https://app.example.com"
 
 
-async def examined(environ: dict[str, str], **said: Any) -> list[Finding]:
-    return [finding async for finding in doctor.examine(Patient.read(environ, **said))]
+async def examined(environ: dict[str, str], **options: Any) -> list[Finding]:
+    return [finding async for finding in run_checks(Target.read(environ, **options))]
 
 
 def of(findings: list[Finding], check: str) -> list[Finding]:
@@ -80,7 +82,7 @@ async def test_a_shim_that_works_gets_a_line_for_everything_and_no_failure(
     )
     assert [finding for finding in findings if finding.outcome == "failed"] == []
     assert [finding.check for finding in findings] == [
-        *("settings", "identity", "dns", "tls", "no key", "wrong key", "given key", "dialect"),
+        *("settings", "identity", "dns", "tls", "no key", "wrong key", "given key", "APIM_API"),
         *("shim", "cors", "streaming", "streaming", "clock"),
     ]
     # The only one: the stand-in has no TLS.
@@ -103,14 +105,14 @@ async def test_a_check_that_breaks_ends_no_other(standin: Standin) -> None:
 
     environ = {"APIM_BASE_URL": standin.base_url, "KEY_VAULT_URL": "https://v.vault.azure.net"}
     findings = await examined(environ, open_vault=broken)
-    assert of(findings, "vault")[0].says == "the check itself failed (RuntimeError)"
+    assert of(findings, "vault")[0].message == "the check itself failed (RuntimeError)"
     assert of(findings, "clock")
     assert "s3cret" not in repr(findings)
 
 
 def test_the_checks_come_in_the_order_in_which_faults_hide_each_other() -> None:
     assert [name for name, _ in CHECKS] == [
-        *("settings", "vault", "dns", "tls", "api", "dialect", "shim", "cors", "streaming", "clock")
+        *("settings", "vault", "dns", "tls", "keys", "APIM_API", "shim", "cors", "streaming", "clock")
     ]
 
 
@@ -120,7 +122,7 @@ def test_the_checks_come_in_the_order_in_which_faults_hide_each_other() -> None:
 async def test_every_problem_of_the_settings_is_a_line(standin: Standin) -> None:
     environ = {"APIM_BASE_URL": standin.base_url, "KEY_CACHE_TTL": "soon", "CORS_MAX_AGE": "-1"}
     problems = of(await examined(environ), "settings")
-    assert [problem.says.split()[0] for problem in problems] == [
+    assert [problem.message.split()[0] for problem in problems] == [
         "KEY_CACHE_TTL",
         "CORS_MAX_AGE",
         "KEY_VAULT_URL",
@@ -135,7 +137,7 @@ async def test_a_base_url_that_was_pasted_too_long_is_noticed(standin: Standin) 
 
 def test_without_any_base_url_there_is_nothing_to_examine() -> None:
     with pytest.raises(SettingsError, match="APIM_BASE_URL"):
-        Patient.read({})
+        Target.read({})
 
 
 # Identity and vault
@@ -161,7 +163,7 @@ async def with_vault(standin: Standin, vault: VaultDouble, **settings: str) -> l
 async def test_the_identity_is_named_and_what_it_may_do(standin: Standin, vault: VaultDouble) -> None:
     findings = await with_vault(standin, vault)
     (identity,) = of(findings, "identity")
-    assert identity.says.startswith("principal 0f1e2d3c-1111-4222-8333-444455556666 (client 9a8b7c6d-")
+    assert identity.message.startswith("principal 0f1e2d3c-1111-4222-8333-444455556666 (client 9a8b7c6d-")
     assert [finding.outcome for finding in of(findings, "vault")] == ["ok", "ok"]
 
 
@@ -187,7 +189,7 @@ async def test_a_vault_that_refuses_names_the_remedy(
     vault.fault = forbidden(inner)
     reading, listing = of(await with_vault(standin, vault), "vault")
     assert reading.outcome == "failed"
-    assert reading.says == f"Key Vault {vault.url} answered 403 {inner}"
+    assert reading.message == f"Key Vault {vault.url} answered 403 {inner}"
     assert next_step in reading.next_step
     assert listing.outcome == "warning"
 
@@ -213,7 +215,7 @@ async def test_listing_is_needed_only_where_the_settings_say_so(standin: Standin
 async def test_a_host_without_an_address_fails_by_name() -> None:
     findings = await examined({"APIM_BASE_URL": "https://no-such-host.invalid/api"})
     (dns,) = of(findings, "dns")
-    assert (dns.outcome, dns.says) == ("failed", "no-such-host.invalid has no address here")
+    assert (dns.outcome, dns.message) == ("failed", "no-such-host.invalid has no address here")
 
 
 def authority(**certificate: Any) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -228,8 +230,8 @@ def authority(**certificate: Any) -> tuple[ssl.SSLContext, ssl.SSLContext]:
 @pytest.mark.parametrize(
     ("days", "trusted", "outcome", "words"),
     [
-        (365, True, "ok", "whose certificate is good for 36"),
-        (5, True, "warning", "whose certificate is good for "),
+        (365, True, "ok", "whose certificate is valid for 36"),
+        (5, True, "warning", "whose certificate is valid for "),
         (365, False, "failed", "is not trusted: "),
         (-1, True, "failed", "certificate has expired"),
     ],
@@ -245,10 +247,10 @@ async def test_the_certificate_is_judged(
     trust = {"trust": client} if trusted else {}
     findings = await examined({"APIM_BASE_URL": f"https://localhost:{port}/api"}, **trust)
     (tls,) = of(findings, "tls")
-    assert (tls.outcome, words in tls.says) == (outcome, True), tls
+    assert (tls.outcome, words in tls.message) == (outcome, True), tls
     if outcome == "failed":
         (api,) = of(findings, "api")
-        assert api.says == f"the certificate of localhost:{port} is not trusted here"
+        assert api.message == f"the certificate of localhost:{port} is not trusted here"
 
 
 @pytest.mark.parametrize(
@@ -279,7 +281,7 @@ async def test_a_key_that_apim_does_not_know_fails(standin: Standin) -> None:
     findings = await examined(local(standin), key="not-a-key-of-apim")
     (given,) = of(findings, "given key")
     assert given.outcome == "failed"
-    assert "invalid subscription key" in given.says
+    assert "invalid subscription key" in given.message
     assert "not-a-key-of-apim" not in repr(findings)
 
 
@@ -308,8 +310,8 @@ AOAI_401 = {
         (302, {}, "no key", "failed", "not the API itself"),
         (401, AOAI_401, "given key", "failed", "backend's credential in APIM"),
         (403, {"message": "Out of call volume quota."}, "given key", "failed", "wait for the quota"),
-        (429, {"message": "Rate limit is exceeded."}, "given key", "warning", "its limit is spent"),
-        (500, {}, "given key", "failed", "the API behind fails"),
+        (429, {"message": "Rate limit is exceeded."}, "given key", "warning", "its rate limit is used up"),
+        (500, {}, "given key", "failed", "the API behind it fails"),
     ],
     ids=["open", "filtered", "redirected", "backend's key", "quota", "rate", "broken"],
 )
@@ -361,7 +363,7 @@ async def test_what_the_api_speaks_is_found_out_without_a_key(
         return web.json_response({"statusCode": 404, "message": "Resource not found"}, status=404)
 
     base_url = f"http://127.0.0.1:{await serve(answer)}/api"
-    (finding,) = of(await examined({"APIM_BASE_URL": base_url, "APIM_API": configured}), "dialect")
+    (finding,) = of(await examined({"APIM_BASE_URL": base_url, "APIM_API": configured}), "APIM_API")
     assert finding.outcome == outcome
     if len(spoken) == 1 and outcome == "failed":
         assert finding.next_step == f"set APIM_API={spoken.pop()}"
@@ -385,14 +387,14 @@ async def test_a_preflight_that_two_tiers_answer_is_noticed(
 ) -> None:
     port = await serve(saying(204, None, **{"Access-Control-Allow-Origin": f"{ORIGIN}, *"}))
     findings = await examined(local(standin), origin=ORIGIN, shim_url=f"http://127.0.0.1:{port}")
-    assert "two tiers" in of(findings, "cors")[0].says
+    assert "two tiers" in of(findings, "cors")[0].message
 
 
 async def test_a_shim_that_is_not_ready_tells_why(standin: Standin, start_host: StartHost) -> None:
     broken = await start_host(APIM_BASE_URL="http://127.0.0.1:9/api", READYZ_DETAILS="true")
     (finding,) = of(await examined(local(standin), shim_url=broken.url), "shim")
     assert finding.outcome == "failed"
-    assert finding.says.startswith("upstream: The APIM API could not be reached")
+    assert finding.message.startswith("upstream: The APIM API could not be reached")
 
 
 @pytest.mark.parametrize(("buffers", "outcome"), [(False, "ok"), (True, "warning")], ids=["live", "buffered"])
@@ -414,7 +416,7 @@ async def test_a_tier_that_buffers_is_noticed(serve: Callable[..., Any], buffers
     base_url = f"http://127.0.0.1:{await serve(answer)}/api"
     (finding,) = of(await examined({"APIM_BASE_URL": base_url}, key="a-key", model="gpt-4o"), "streaming")
     assert finding.outcome == outcome, finding
-    assert "20 events" in finding.says
+    assert "20 events" in finding.message
 
 
 # The command
@@ -436,7 +438,7 @@ async def command(*arguments: str, standin: Standin, key: str = "", **environ: s
 async def test_the_command_takes_a_key_from_stdin_and_ends_with_0(standin: Standin) -> None:
     code, said = await command("--key-stdin", "--model", "gpt-4o", standin=standin, key=KEY)
     assert code == 0, said
-    assert "ok      given key: taken" in said
+    assert "ok      given key: accepted" in said
     assert "ok      streaming: from APIM: first byte after" in said
     assert KEY not in said
 
@@ -452,7 +454,7 @@ async def test_the_command_speaks_json(standin: Standin) -> None:
     code, said = await command("--json", standin=standin)
     report = json.loads(said)
     assert (code, report["ok"]) == (0, True)
-    assert set(report["findings"][0]) == {"check", "outcome", "says", "next_step"}
+    assert set(report["findings"][0]) == {"check", "outcome", "message", "next_step"}
 
 
 async def test_the_command_says_what_it_needs_when_it_knows_nothing(standin: Standin) -> None:

@@ -5,11 +5,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from devhost.azure.vault import START, Clock
 from shim.errors import KeyStoreUnavailable
 from shim.keys import cache, limits
 from shim.keys.cache import CachedKeyStore
 from shim.keys.subscription import Subscription, digest_of
-from tests.vault_double import START, Clock
 
 TTL = 300.0
 STALE = 3600.0

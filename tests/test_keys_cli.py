@@ -1,53 +1,34 @@
 """`python -m shim keys`, on a vault over TLS."""
 
-import asyncio
-import functools
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from shim.__main__ import app
-from shim.cli.session import Seams
+from devhost.azure.faults import PRINCIPAL, Fault, error, forbidden, throttled
+from devhost.azure.services import RESOURCE_ID, Azure, Subscribed
 from shim.keys.subscription import digest_of
-from tests.azure_double import RESOURCE_ID, Azure, Subscribed, running_azure
 from tests.conftest import ROOT
-from tests.vault_double import PRINCIPAL, Fault, forbidden, throttled
+from tests.support.key_commands import PREFIX, Keys, azure_by_the_wall_clock, keys_of, name_of
 
 KEY = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 APIM_KEY = "apim-key-which-is-known-to-apim-only"
-PREFIX = "apim-sub-"
 PAST, FUTURE = datetime(2020, 1, 2, tzinfo=UTC), datetime(2050, 1, 2, tzinfo=UTC)
-
-type Keys = Callable[..., Awaitable[Result]]
 
 
 @pytest.fixture
 async def azure(tmp_path: Path) -> AsyncIterator[Azure]:
-    async with running_azure(tmp_path) as running:
-        running.clock.at += (datetime.now(UTC) - running.clock.now()).total_seconds()
+    async with azure_by_the_wall_clock(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
 def keys(azure: Azure) -> Keys:
-    """Runs a command, in a thread of its own since it has its own event loop."""
-
-    async def command(*arguments: str, stdin: str = "", **environ: str) -> Result:
-        seams = Seams({"KEY_VAULT_URL": azure.vault.url, **environ}, azure.open_secrets, azure.open_apim)
-        run = functools.partial(CliRunner().invoke, app, ["keys", *arguments], input=stdin, obj=seams)
-        return await asyncio.to_thread(run)
-
-    return command
-
-
-def name_of(key: str) -> str:
-    return PREFIX + digest_of(key)
+    return keys_of(azure)
 
 
 async def test_generated_key_is_strong_and_printed_once_to_stdout(azure: Azure, keys: Keys) -> None:
@@ -149,7 +130,9 @@ async def test_rotation_leaves_the_old_key_good_for_the_grace(azure: Azure, keys
     assert done.exit_code == 0
     new = azure.vault.secrets[name_of(done.stdout.strip())][-1]
     old = azure.vault.secrets[name_of(KEY)][-1]
-    assert new.tags == old.tags == {"label": "team-a", "owner": "ada"}
+    labels = {"label": "team-a", "owner": "ada"}
+    assert new.tags == {**labels, "replaces": digest_of(KEY)[:8]}
+    assert old.tags == {**labels, "replaced-by": digest_of(done.stdout.strip())[:8]}
     assert new.expires is None
     assert old.enabled
     assert old.expires is not None
@@ -194,7 +177,7 @@ async def test_label_that_several_keys_have_means_the_one_that_is_good(azure: Az
     azure.vault.put(name_of("another good one"), "x", tags={"label": "team-a"})
     several = await keys("revoke", "team-a")
     assert several.exit_code == 1
-    assert "say which by its digest" in several.stderr
+    assert "name one by its digest" in several.stderr
 
 
 async def test_revoked_key_is_disabled_and_check_says_so(azure: Azure, keys: Keys) -> None:
@@ -208,10 +191,10 @@ async def test_revoked_key_is_disabled_and_check_says_so(azure: Azure, keys: Key
 
 
 REFUSED = {
-    "expired": ({"expires": PAST}, KEY, "is expired on 2020-01-02"),
+    "expired": ({"expires": PAST}, KEY, "expired on 2020-01-02"),
     "not yet": ({"not_before": FUTURE}, KEY, "is good from 2050-01-02"),
     "disabled": ({"enabled": False}, KEY, "is disabled"),
-    "unknown": ({}, "another-key-altogether", "no key of the vault has the digest"),
+    "unknown": ({}, "another-key-altogether", "no key in the vault has the digest"),
     "malformed": ({}, "two words", "visible ASCII"),
 }
 
@@ -231,7 +214,7 @@ async def test_check_finds_the_reason_in_a_scanned_vault(azure: Azure, keys: Key
     azure.vault.put(f"{PREFIX}team-a", KEY, expires=PAST)
     done = await keys("check", stdin=KEY, KEY_LOOKUP="scan")
     assert done.exit_code == 1
-    assert f"{PREFIX}team-a is expired" in done.stderr
+    assert f"{PREFIX}team-a expired" in done.stderr
 
 
 WRITING = [["add", "--label", "new"], ["rotate", "team-a"], ["revoke", "team-a"], ["import-apim", "--prune"]]
@@ -289,7 +272,6 @@ async def test_without_a_vault_the_setting_is_named(keys: Keys) -> None:
 
 
 async def test_deleted_secret_in_the_way_is_explained(azure: Azure, keys: Keys) -> None:
-    from tests.vault_double import error
 
     async def fault(request: object) -> object:
         message = f"Secret {name_of(KEY)} is currently in a deleted but recoverable state"

@@ -15,15 +15,16 @@ import aiohttp
 import pytest
 from azure.core.settings import settings as azure_settings
 
+from devhost.azure.faults import Fault, broken_connection, failing, forbidden, throttled
+from devhost.azure.services import IDENTITY_HEADER, RESOURCE_ID, Azure, Subscribed, running_azure
 from devhost.host import Host
 from devhost.platform import CORE_TOOLS
 from shim.keys.admin.importing import Filters, Import
-from shim.keys.azure.key_vault import VaultError
+from shim.keys.azure.vault_errors import VaultError
 from shim.keys.subscription import digest_of
 from shim.settings import Settings
-from tests.azure_double import IDENTITY_HEADER, RESOURCE_ID, Azure, Subscribed, running_azure
 from tests.conftest import KEY, ROOT, StartHost
-from tests.vault_double import Fault, broken_connection, failing, forbidden, secrets_in, throttled
+from tests.support.secrets import secrets_in
 
 # Digits and letters that no date, port, id or line number has by chance.
 PRIMARY, SECONDARY = "q7Zx9kVw2LmPr4Tn", "h3Bd8sYf6GjKc1Xe"

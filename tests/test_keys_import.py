@@ -6,13 +6,16 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
+from devhost.azure.faults import failing
+from devhost.azure.services import RESOURCE_ID, SERVICE, Azure, Subscribed, running_azure
 from devhost.host import Host
-from shim.keys.admin.importing import Change, Filters, Import, count
+from shim.keys.admin.importing import Change, Filters, Import, count, import_keys
 from shim.keys.azure.api_management import ApimError
+from shim.keys.azure.vault_errors import VaultError
 from shim.keys.subscription import digest_of
 from shim.settings import Settings
-from tests.azure_double import RESOURCE_ID, SERVICE, Azure, Subscribed, running_azure
 from tests.conftest import KEY as KNOWN_TO_STANDIN
 from tests.conftest import StartHost
 
@@ -35,16 +38,21 @@ async def azure(tmp_path: Path) -> AsyncIterator[Azure]:
         yield running
 
 
-@pytest.fixture
-def run(azure: Azure) -> Run:
-    """Imports, and gives what was done."""
-    settings = Settings.from_environment(
+def settings_for(azure: Azure, **more: str) -> Settings:
+    return Settings.from_environment(
         {
             "APIM_BASE_URL": "https://a.example",
             "APIM_RESOURCE_ID": RESOURCE_ID,
             "KEY_VAULT_URL": azure.vault.url,
+            **more,
         }
     )
+
+
+@pytest.fixture
+def run(azure: Azure) -> Run:
+    """Imports, and returns what was done."""
+    settings = settings_for(azure)
 
     async def once(*, prune: bool = False, filters: Filters | None = None) -> list[Change]:
         apim = azure.open_apim(settings)
@@ -156,6 +164,64 @@ async def test_key_that_an_operator_revoked_stays_revoked(azure: Azure, run: Run
     assert not enabled(azure, "primary-key-of-s1")
 
 
+@pytest.mark.parametrize("prune", [False, True])
+async def test_key_that_was_disabled_in_the_portal_stays_disabled(
+    azure: Azure, run: Run, prune: bool
+) -> None:
+    azure.apim.subscribe(subscribed("s1"))
+    await run()
+    azure.vault.change(name_of("primary-key-of-s1"), enabled=False)
+    assert actions(await run(prune=prune)) == {"kept": 1, "unchanged": 1}
+    assert not enabled(azure, "primary-key-of-s1")
+
+
+async def test_pruned_key_that_is_good_again_loses_its_tag_and_can_be_disabled_in_the_portal(
+    azure: Azure, run: Run
+) -> None:
+    name = name_of("primary-key-of-s1")
+    azure.apim.subscribe(subscribed("s1"), subscribed("s2"))
+    await run()
+    azure.apim.subscribed["s1"].state = "suspended"
+    await run(prune=True)
+    assert "pruned" in azure.vault.secrets[name][-1].tags
+    azure.apim.subscribed["s1"].state = "active"
+    await run()
+    assert enabled(azure, "primary-key-of-s1")
+    assert "pruned" not in azure.vault.secrets[name][-1].tags
+    azure.vault.change(name, enabled=False)
+    await run()
+    assert not enabled(azure, "primary-key-of-s1")
+
+
+async def test_pruned_key_that_an_operator_enabled_is_an_operators_to_disable(azure: Azure, run: Run) -> None:
+    name = name_of("primary-key-of-s1")
+    azure.apim.subscribe(subscribed("s1"), subscribed("s2"))
+    await run()
+    azure.apim.subscribed["s1"].state = "suspended"
+    await run(prune=True)
+    azure.vault.change(name, enabled=True)
+    azure.apim.subscribed["s1"].state = "active"
+    await run()
+    azure.vault.change(name, enabled=False)
+    assert actions(await run(prune=True)) == {"kept": 1, "unchanged": 3}
+    assert not enabled(azure, "primary-key-of-s1")
+
+
+async def test_new_label_does_not_enable_a_key_that_is_disabled_while_the_import_runs(azure: Azure) -> None:
+    settings = settings_for(azure)
+    azure.apim.subscribe(subscribed("s1"))
+    await import_keys(settings, open_apim=azure.open_apim, open_secrets=azure.open_secrets)
+    azure.apim.subscribed["s1"].label = "another team"
+    apim = azure.open_apim(settings)
+    assert apim
+    async with azure.open_secrets(settings) as secrets, apim:
+        job = Import(apim, secrets, prefix=PREFIX, filters=Filters(), prune=False)
+        changes = await job.plan()
+        azure.vault.change(name_of("primary-key-of-s1"), enabled=False)
+        await job.apply(changes)
+    assert not enabled(azure, "primary-key-of-s1")
+
+
 async def test_built_in_subscription_to_everything_is_left_out(azure: Azure, run: Run) -> None:
     azure.apim.subscribe(Subscribed("master", "master-key-1", "master-key-2", scope="/"))
     assert await run() == []
@@ -220,6 +286,117 @@ async def test_failure_of_apim_writes_nothing_and_says_why(
     assert raised.value.fault == fault
     assert words in raised.value.reason
     assert azure.vault.calls["put"] == 0
+
+
+def failing_write(azure: Azure, number: int) -> None:
+    """The vault fails from its `number`th write on, counted from 0."""
+
+    async def selective(request: web.Request) -> web.Response:
+        nonlocal number
+        if request.method in ("PUT", "PATCH"):
+            number -= 1
+        if number < 0:
+            return await failing(503)(request)
+        azure.vault.fault = None
+        try:
+            return await azure.vault.answer(request)
+        finally:
+            azure.vault.fault = selective
+
+    azure.vault.fault = selective
+
+
+def state_of(azure: Azure) -> dict[str, tuple[str, bool, str]]:
+    return {
+        name: (versions[-1].value, versions[-1].enabled, versions[-1].tags["label"])
+        for name, versions in azure.vault.secrets.items()
+    }
+
+
+@pytest.mark.parametrize("number", range(6))
+async def test_import_that_is_interrupted_at_any_write_is_completed_by_the_next(
+    azure: Azure, run: Run, number: int
+) -> None:
+    azure.apim.subscribe(subscribed("s1"), subscribed("s2"), subscribed("s3"))
+    failing_write(azure, number)
+    with pytest.raises(VaultError):
+        await run(prune=True)
+    azure.vault.fault = None
+    assert len(azure.vault.secrets) == number
+    assert actions(await run(prune=True)) == {"added": 6 - number} | ({"unchanged": number} if number else {})
+    assert actions(await run(prune=True)) == {"unchanged": 6}
+    keys = [f"{slot}-key-of-s{number}" for number in (1, 2, 3) for slot in ("primary", "secondary")]
+    assert state_of(azure) == {name_of(key): (key, True, f"team {key[-2:]}") for key in keys}
+
+
+@pytest.mark.parametrize("number", range(4))
+async def test_prune_that_is_interrupted_at_any_write_is_completed_by_the_next(
+    azure: Azure, run: Run, number: int
+) -> None:
+    azure.apim.subscribe(subscribed("s1"), subscribed("s2"), subscribed("s3"))
+    await run()
+    azure.apim.subscribed["s1"].state = "suspended"
+    del azure.apim.subscribed["s2"]
+    failing_write(azure, number)
+    with pytest.raises(VaultError):
+        await run(prune=True)
+    azure.vault.fault = None
+    disabled = [name for name, (_, is_enabled, _) in state_of(azure).items() if not is_enabled]
+    assert len(disabled) == number
+    await run(prune=True)
+    assert {name: is_enabled for name, (_, is_enabled, _) in state_of(azure).items()} == {
+        name_of(f"{slot}-key-of-{sid}"): sid == "s3"
+        for sid in ("s1", "s2", "s3")
+        for slot in ("primary", "secondary")
+    }
+    # And it can be undone, whichever run disabled the key.
+    azure.apim.subscribed["s1"].state = "active"
+    await run(prune=True)
+    assert enabled(azure, "primary-key-of-s1")
+    assert enabled(azure, "secondary-key-of-s1")
+
+
+async def test_import_whose_reading_fails_halfway_writes_nothing(azure: Azure, run: Run) -> None:
+    azure.apim.subscribe(*(subscribed(f"s{number}") for number in range(5)))
+    azure.apim.fails_after = 4
+    with pytest.raises(ApimError):
+        await run(prune=True)
+    assert azure.apim.calls["list"] == 3
+    assert azure.vault.secrets == {}
+
+
+@pytest.mark.parametrize(
+    ("environ", "chosen"),
+    [
+        ({"APIM_IMPORT_PRODUCTS": "gold"}, {"s1"}),
+        ({"APIM_IMPORT_APIS": "gold"}, {"s2"}),
+        ({}, {"s1", "s2", "s3"}),
+    ],
+    ids=["products", "APIs", "neither"],
+)
+async def test_settings_choose_what_the_timer_imports(
+    azure: Azure, environ: dict[str, str], chosen: set[str]
+) -> None:
+    azure.apim.subscribe(
+        subscribed("s1", scope="/products/gold"),
+        subscribed("s2", scope="/apis/gold"),
+        subscribed("s3", scope="/products/silver"),
+    )
+    settings = settings_for(azure, **environ, KEY_SECRET_PREFIX="odd-")
+    await import_keys(settings, open_apim=azure.open_apim, open_secrets=azure.open_secrets)
+    keys = [f"{slot}-key-of-{sid}" for sid in chosen for slot in ("primary", "secondary")]
+    assert set(azure.vault.secrets) == {f"odd-{digest_of(key)}" for key in keys}
+
+
+@pytest.mark.parametrize("prune", [False, True])
+async def test_settings_say_whether_the_timer_prunes(azure: Azure, prune: bool) -> None:
+    azure.apim.subscribe(subscribed("s1"), subscribed("s2"))
+    settings = settings_for(azure, APIM_IMPORT_PRUNE=str(prune).lower())
+    await import_keys(settings, open_apim=azure.open_apim, open_secrets=azure.open_secrets)
+    azure.apim.subscribed["s1"].state = "suspended"
+    await import_keys(settings, open_apim=azure.open_apim, open_secrets=azure.open_secrets)
+    assert enabled(azure, "primary-key-of-s1") is not prune
+    assert enabled(azure, "primary-key-of-s2")
 
 
 def test_counting_is_readable() -> None:

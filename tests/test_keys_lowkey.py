@@ -10,16 +10,16 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner, Result
 
+from devhost.azure.services import RESOURCE_ID, SERVICE, Subscribed, running_azure
 from shim.__main__ import app
-from shim.cli.session import Seams
-from shim.keys.admin.inventory import Ledger
+from shim.cli.session import Dependencies
+from shim.keys.admin.inventory import Inventory
 from shim.keys.azure.writing import WritableSecrets
 from shim.keys.scan import ScanKeyStore
 from shim.keys.subscription import digest_of
 from shim.keys.vault import VaultKeyStore
-from tests.azure_double import RESOURCE_ID, SERVICE, Subscribed, running_azure
 from tests.conftest import KEY, StartHost
-from tests.lowkey import Lowkey, running_lowkey, what_is_missing
+from tests.support.lowkey import Lowkey, running_lowkey, what_is_missing
 
 PREFIX = "apim-sub-"
 
@@ -62,8 +62,8 @@ async def secrets(open_secrets: Callable[..., WritableSecrets]) -> AsyncIterator
 @pytest.fixture
 def keys(lowkey: Lowkey, open_secrets: Callable[..., WritableSecrets]) -> Keys:
     async def command(*arguments: str, stdin: str = "", **more: object) -> Result:
-        seams = Seams({"KEY_VAULT_URL": lowkey.url}, open_secrets, **more)  # type: ignore[arg-type]
-        run = functools.partial(CliRunner().invoke, app, ["keys", *arguments], input=stdin, obj=seams)
+        given = Dependencies({"KEY_VAULT_URL": lowkey.url}, open_secrets, **more)  # type: ignore[arg-type]
+        run = functools.partial(CliRunner().invoke, app, ["keys", *arguments], input=stdin, obj=given)
         return await asyncio.to_thread(run)
 
     return command
@@ -110,7 +110,7 @@ async def test_list_goes_over_pages(secrets: WritableSecrets) -> None:
     names = {f"{prefix}{number:02}" for number in range(30)}
     for name in sorted(names):
         await secrets.put(name, "x" * 20, tags={"label": name})
-    listed = {entry.name async for entry in Ledger(secrets, prefix=prefix).entries()}
+    listed = {record.name async for record in Inventory(secrets, prefix=prefix).records()}
     assert listed == names
 
 

@@ -7,19 +7,13 @@ from datetime import timedelta
 import pytest
 from aiohttp import web
 
+from devhost.azure.faults import failing, forbidden, throttled
+from devhost.azure.vault import Clock, Credential, VaultDouble
 from shim.errors import KeyStoreUnavailable
 from shim.keys import scan
 from shim.keys.azure.key_vault import VaultSecrets
 from shim.keys.scan import ScanKeyStore
 from shim.keys.subscription import Subscription, digest_of
-from tests.vault_double import (
-    Clock,
-    Credential,
-    VaultDouble,
-    failing,
-    forbidden,
-    throttled,
-)
 
 TTL = 300.0
 STALE = 3600.0
@@ -92,7 +86,7 @@ async def test_page_that_fails_is_asked_for_once_more_and_not_the_ones_before(
             return await failing(503)(request)
         # The first one, as if there were no fault.
         vault.fault = None
-        answer = await vault._answer(request)
+        answer = await vault.answer(request)
         vault.fault = fail_second_page
         vault.calls["list"] -= 1
         return answer
@@ -214,7 +208,7 @@ async def test_secrets_are_read_a_few_at_a_time(vault: VaultDouble, store: ScanK
         nonlocal at_once, most
         if request.path == "/secrets":
             vault.fault, fault = None, vault.fault
-            answer = await vault._answer(request)
+            answer = await vault.answer(request)
             vault.fault = fault
             return answer
         at_once += 1
@@ -283,7 +277,7 @@ async def test_scan_that_is_throttled_pauses_and_goes_on_where_it_was(
         if vault.calls["get"] > 20:
             return await throttled(30)(request)
         vault.fault = None
-        answer = await vault._answer(request)
+        answer = await vault.answer(request)
         vault.fault = throttle_later
         kind = "list" if request.path == "/secrets" else "get"
         vault.calls[kind] -= 1

@@ -11,6 +11,18 @@ import pytest
 from aiohttp import web
 from azure.core.settings import settings as azure_settings
 
+from devhost.azure.faults import (
+    CLIENT,
+    PRINCIPAL,
+    Fault,
+    broken_connection,
+    failing,
+    forbidden,
+    redirecting,
+    throttled,
+    unauthorized,
+)
+from devhost.azure.vault import START, Clock, Credential, VaultDouble
 from shim.errors import KeyStoreUnavailable, render
 from shim.keys import open_key_store
 from shim.keys.azure import key_vault as secrets
@@ -22,22 +34,7 @@ from shim.keys.scan import ScanKeyStore
 from shim.keys.subscription import digest_of
 from shim.keys.vault import VaultKeyStore
 from shim.settings import Settings
-from tests.vault_double import (
-    CLIENT,
-    PRINCIPAL,
-    START,
-    Clock,
-    Credential,
-    Fault,
-    VaultDouble,
-    broken_connection,
-    failing,
-    forbidden,
-    redirecting,
-    secrets_in,
-    throttled,
-    unauthorized,
-)
+from tests.support.secrets import secrets_in
 
 PREFIX = "apim-sub-"
 KEY = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
@@ -284,7 +281,9 @@ async def test_without_a_token_the_key_is_not_unknown(
     vault.put(NAME, KEY)
     credential.refuses = True
     await failure_of(store)
-    assert f"no token for Key Vault {vault.url} could be had for the app's managed identity" in caplog.text
+    assert (
+        f"no token for Key Vault {vault.url} could be obtained for the app's managed identity" in caplog.text
+    )
     credential.refuses = False
     assert await store.find(DIGEST)
 
@@ -296,7 +295,7 @@ async def test_token_that_takes_longer_than_a_lookup_still_arrives_for_the_next(
     credential.gate.clear()
     store = open_store(budget=SHORT)
     await failure_of(store)
-    assert "no token came for the app's managed identity" in caplog.text
+    assert "no token for the app's managed identity within" in caplog.text
     credential.gate.set()
     assert await store.find(DIGEST)
     assert credential.asked == 1

@@ -19,6 +19,7 @@ READ_ON_PURPOSE = {
     "AZURE_CLIENT_ID": "which managed identity to be, as azure-identity's own credentials read it",
     "CORS_ALLOWED_ORIGINS": "the site's own list of origins, where CORS_ORIGINS is not set",
     "CORS_SUPPORT_CREDENTIALS": "what goes with that list",
+    "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "above it the host answers itself: MAX_BODY_BYTES has to be below",
     "WEBSITE_INSTANCE_ID": "tells that this is Azure",
     "WEBSITE_POD_NAME": "tells that this is Azure",
     "WEBSITE_SITE_NAME": "tells that this is Azure",

@@ -144,7 +144,7 @@ def test_the_sample_settings_are_valid_and_complete() -> None:
     values = json.loads((ROOT / "local.settings.sample.json").read_text())["Values"]
     asked = Asked(values)
     Settings.from_environment(asked)
-    platforms = {"CORS_ALLOWED_ORIGINS", "CORS_SUPPORT_CREDENTIALS"}
+    platforms = {"CORS_ALLOWED_ORIGINS", "CORS_SUPPORT_CREDENTIALS", "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"}
     read = {name for name in asked.names if not name.startswith("WEBSITE_")} - platforms
     assert read == set(values) - {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsDisableHomepage"}
 
@@ -198,3 +198,19 @@ def test_a_platform_list_that_is_no_json_array_is_a_fault_since_the_host_fails_o
     with pytest.raises(SettingsError) as raised:
         Settings.from_environment({**LEAST, "CORS_ALLOWED_ORIGINS": text})
     assert "name the origins in CORS_ORIGINS" in raised.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("ours", "hosts", "warns"),
+    [
+        ({}, {}, False),
+        ({"MAX_BODY_BYTES": "104857600"}, {}, True),
+        ({}, {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "1000"}, True),
+        ({"MAX_BODY_BYTES": "104857600"}, {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "131072000"}, False),
+    ],
+)
+def test_a_body_limit_that_the_hosts_own_hides_is_a_warning(
+    ours: dict[str, str], hosts: dict[str, str], warns: bool
+) -> None:
+    warnings = settings(**ours, **hosts).warnings
+    assert [warning.split()[0] for warning in warnings] == ["MAX_BODY_BYTES"] * warns

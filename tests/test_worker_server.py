@@ -147,6 +147,16 @@ class TestSweep:
         invocations.release("any")
 
 
+async def test_a_request_that_the_host_repeats_under_an_id_that_is_over_does_not_hang(host: Host) -> None:
+    invocation_id, ended = host.worker.invoke(function(host.worker), {})
+    call = request("GET", "/v1/files", key=KEY).replace(b"{id}", invocation_id.encode())
+    assert (await exchange(host.worker.http_uri, call)).status == 200
+    await ended
+    again = await exchange(host.worker.http_uri, call)
+    assert again.status == 500
+    assert b"sent this call twice" in again.body
+
+
 class Recording:
     """A transport's writes, each of which would be a packet."""
 

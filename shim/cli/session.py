@@ -1,44 +1,54 @@
-"""One command on the settings' vault: what it needs, and what its failures mean to whoever typed it."""
+"""What a command on the settings' vault needs, and what a failure means to whoever typed it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from enum import IntEnum
 from typing import NoReturn
 
 import typer
 
+from shim.cli.local_settings import environment
 from shim.errors import describe_defect
 from shim.keys import open_apim, open_secrets
-from shim.keys.admin.inventory import Ledger, NoSuchKeyError
+from shim.keys.admin.inventory import Inventory, NoSuchKeyError
 from shim.keys.azure.api_management import Apim, ApimError
-from shim.keys.azure.key_vault import Fault, VaultError
+from shim.keys.azure.vault_errors import Fault, VaultError
 from shim.keys.azure.writing import WritableSecrets
 from shim.settings import Settings, SettingsError
 
-LOCAL_SETTINGS = Path(__file__).parent.parent.parent / "local.settings.json"
 
-# Exit codes; 2 is the command line's own, for wrong usage.
-DONE, NO, USAGE, SETTINGS, NOT_SIGNED_IN, NOT_PERMITTED, NO_ANSWER, DEFECT = range(8)
+class ExitCode(IntEnum):
+    """What scripts may rely on."""
 
-_CODES: dict[Fault, int] = {
-    "identity": NOT_SIGNED_IN,
-    "permission": NOT_PERMITTED,
-    "firewall": NOT_PERMITTED,
-    "unreachable": NO_ANSWER,
-    "other": NO_ANSWER,
+    OK = 0
+    # The key is not accepted, does not exist, or may not be changed like this.
+    REFUSED = 1
+    # Typer's own, for wrong usage.
+    USAGE = 2
+    SETTINGS = 3
+    NOT_SIGNED_IN = 4
+    NOT_PERMITTED = 5
+    UNAVAILABLE = 6
+    DEFECT = 7
+
+
+_EXIT_CODES: dict[Fault, ExitCode] = {
+    "identity": ExitCode.NOT_SIGNED_IN,
+    "permission": ExitCode.NOT_PERMITTED,
+    "firewall": ExitCode.NOT_PERMITTED,
+    "unreachable": ExitCode.UNAVAILABLE,
+    "other": ExitCode.UNAVAILABLE,
 }
 _NEXT_STEPS: dict[Fault, str] = {
-    "identity": "Sign in with 'az login' (--tenant if you have several), and try again.",
-    "permission": "Whoever owns it grants it with 'az role assignment create --assignee <you> --role <role>"
-    " --scope <resource id>'. It takes some minutes to have effect.",
-    "firewall": "Let your address in with 'az keyvault network-rule add --name <vault> --ip-address <yours>',"
+    "identity": "Sign in with 'az login' (add --tenant if you have several), and try again.",
+    "permission": "The owner grants it with 'az role assignment create --assignee <you> --role <role>"
+    " --scope <resource id>'. It takes a few minutes to take effect.",
+    "firewall": "Allow your address with 'az keyvault network-rule add --name <vault> --ip-address <yours>',"
     " or run this from a network that is allowed.",
     "unreachable": "Check KEY_VAULT_URL: 'az keyvault list --query [].properties.vaultUri' shows yours.",
     "other": "Try again in a while.",
@@ -46,8 +56,8 @@ _NEXT_STEPS: dict[Fault, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Seams:
-    """What commands are given from outside; tests give their own."""
+class Dependencies:
+    """What commands take from outside: the environment, and how Azure is reached. Tests pass their own."""
 
     environ: Mapping[str, str]
     open_secrets: Callable[[Settings], WritableSecrets | None] = open_secrets
@@ -61,62 +71,61 @@ class Session:
     settings: Settings
     secrets: WritableSecrets
     open_apim: Callable[[Settings], Apim | None]
-    ledger: Ledger = field(init=False)
+    inventory: Inventory = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.secrets, prefix=self.settings.key_secret_prefix)
+        self.inventory = Inventory(self.secrets, prefix=self.settings.key_secret_prefix)
 
     @property
     def scans(self) -> bool:
         return self.settings.key_lookup == "scan"
 
 
-class Refused(Exception):
-    """The command cannot do this; with its exit code."""
+class CommandRefused(Exception):
+    """The command cannot do this. `next_step` is what to do instead, if the reason does not say so already."""
 
-    def __init__(self, reason: str, code: int = NO) -> None:
+    def __init__(self, reason: str, code: ExitCode = ExitCode.REFUSED, next_step: str = "") -> None:
         super().__init__(reason)
         self.code = code
+        self.next_step = next_step
 
 
 def run(
     context: typer.Context, work: Callable[[Session], Coroutine[None, None, None]], **settings: object
 ) -> None:
-    """Does `work` and exits with what came of it. `settings` win over the environment's."""
+    """Does `work`, and exits with a code and words if it fails. `settings` win over the environment's."""
     refuse_arguments(context)
-    seams = context.obj if isinstance(context.obj, Seams) else Seams(environment())
     try:
+        given = context.obj if isinstance(context.obj, Dependencies) else Dependencies(environment())
         chosen = {name: value for name, value in settings.items() if value is not None}
-        asyncio.run(_work(replace(_settings(seams.environ), **chosen), seams, work))  # type: ignore[arg-type]
+        asyncio.run(_work(replace(_settings(given.environ), **chosen), given, work))  # type: ignore[arg-type]
     except SettingsError as error:
-        _end("; ".join(error.problems), "Set it in the environment, or in local.settings.json.", SETTINGS)
+        _exit(
+            ExitCode.SETTINGS,
+            "; ".join(error.problems),
+            "Set it in the environment, or in local.settings.json.",
+        )
     except (VaultError, ApimError) as error:
-        _end(error.reason, _NEXT_STEPS[error.fault], _CODES[error.fault])
+        # A command adds notes on what it has done by then.
+        steps = [*getattr(error, "__notes__", ()), _NEXT_STEPS[error.fault]]
+        _exit(_EXIT_CODES[error.fault], error.reason, " ".join(steps))
     except NoSuchKeyError as error:
-        _end(str(error), "", NO)
-    except Refused as error:
-        _end(str(error), "", error.code)
+        _exit(ExitCode.REFUSED, str(error))
+    except CommandRefused as error:
+        _exit(error.code, str(error), error.next_step)
     except Exception as error:
         # By place alone: a message might quote anything.
-        _end(f"this is a defect of the command: {describe_defect(error)}", "", DEFECT)
+        _exit(ExitCode.DEFECT, f"this is a defect in the command: {describe_defect(error)}")
 
 
 def refuse_arguments(context: typer.Context) -> None:
-    """Exits if there are any that no command takes; what they are is not said."""
+    """Exits if there are arguments that the command does not take; what they are is not repeated."""
     if context.args:
-        _end(
-            "keys are not taken from the command line, where others see them and the shell's history keeps them",
-            "Give it on stdin. If this was a key, replace it.",
-            USAGE,
+        _exit(
+            ExitCode.USAGE,
+            "keys are not taken from the command line, where other users see them and the shell's history keeps them",
+            "Pass it on stdin. If this was a key, replace it.",
         )
-
-
-def environment() -> dict[str, str]:
-    """The environment, over the Values of local.settings.json: as with Core Tools."""
-    values: dict[str, str] = {}
-    if LOCAL_SETTINGS.exists():
-        values = json.loads(LOCAL_SETTINGS.read_text()).get("Values", {})
-    return {**values, **os.environ}
 
 
 def say(text: str) -> None:
@@ -129,18 +138,18 @@ def log_everything() -> None:
 
 
 def log_little() -> None:
-    """Failures are told in the command's own words, and not by each library as well."""
+    """Failures are reported in the command's own words, not by each library as well."""
     logging.basicConfig(level=logging.CRITICAL, stream=sys.stderr)
 
 
 async def _work(
-    settings: Settings, seams: Seams, work: Callable[[Session], Coroutine[None, None, None]]
+    settings: Settings, given: Dependencies, work: Callable[[Session], Coroutine[None, None, None]]
 ) -> None:
-    secrets = seams.open_secrets(settings)
+    secrets = given.open_secrets(settings)
     if secrets is None:
         raise SettingsError(["KEY_VAULT_URL is not set: it names the vault that holds the keys"])
     async with secrets:
-        await work(Session(settings, secrets, seams.open_apim))
+        await work(Session(settings, secrets, given.open_apim))
 
 
 def _settings(environ: Mapping[str, str]) -> Settings:
@@ -151,7 +160,7 @@ def _settings(environ: Mapping[str, str]) -> Settings:
     return Settings.from_environment(values)
 
 
-def _end(reason: str, next_step: str, code: int) -> NoReturn:
+def _exit(code: ExitCode, reason: str, next_step: str = "") -> NoReturn:
     say(f"Error: {reason}")
     if next_step:
         say(next_step)

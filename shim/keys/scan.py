@@ -15,7 +15,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from shim.errors import KeyStoreUnavailable, describe_defect
-from shim.keys.azure.key_vault import CALL_BUDGET, RETRY_LATER, UNAVAILABLE, VaultError, VaultSecrets
+from shim.keys.azure.key_vault import CALL_BUDGET, UNAVAILABLE, VaultSecrets
+from shim.keys.azure.vault_errors import RETRY_LATER, VaultError
 from shim.keys.limits import Outage
 from shim.keys.subscription import Subscription, digest_of
 from shim.keys.vault import check_reading, key_in, subscription_of

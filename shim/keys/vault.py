@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from shim.errors import KeyStoreUnavailable
-from shim.keys.azure.key_vault import VaultError, VaultSecrets
+from shim.keys.azure.key_vault import VaultSecrets
+from shim.keys.azure.vault_errors import VaultError
 from shim.keys.subscription import Subscription
+from shim.keys.text import printable
 
 if TYPE_CHECKING:
     from azure.keyvault.secrets import KeyVaultSecret
@@ -103,4 +105,4 @@ def subscription_of(secret: KeyVaultSecret, *, digest: str, label: str) -> Subsc
 
 def shown(name: str) -> str:
     """A secret's name for the log: digests are cut short."""
-    return re.sub(rf"([0-9a-fA-F]{{{SHOWN_DIGITS}}})[0-9a-fA-F]+", r"\1…", name)
+    return re.sub(rf"([0-9a-fA-F]{{{SHOWN_DIGITS}}})[0-9a-fA-F]+", r"\1…", printable(name))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 from shim.settings.origins import OriginPattern
@@ -11,6 +11,10 @@ from shim.settings.reader import APIS, Api, Reader
 __all__ = ["Api", "Settings", "SettingsError"]
 
 MIB = 1024 * 1024
+# The host refuses a larger body itself, with an empty 500 (azure-functions-host, EnvironmentSettingNames). Ours is below
+# its default, so that callers get a 413 that says why.
+_HOSTS_BODY_LIMIT = "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"
+_MAX_BODY_BYTES = 96 * MIB
 
 # Latest GA dated version of the data plane's inference API:
 # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
@@ -96,7 +100,7 @@ class Settings:
     apim_import_apis: tuple[str, ...]
     apim_import_prune: bool
     in_azure: bool
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
@@ -144,7 +148,7 @@ class Settings:
             if read.choice("UPSTREAM_TRANSPORT", ("shim", "httpx"), "shim") == "httpx"
             else "shim",
             sse_heartbeat=read.number("SSE_HEARTBEAT", 15, least=0),
-            max_body_bytes=int(read.number("MAX_BODY_BYTES", 100 * MIB, least=1)),
+            max_body_bytes=int(read.number("MAX_BODY_BYTES", _MAX_BODY_BYTES, least=1)),
             azure_client_id=read.text("AZURE_CLIENT_ID") or None,
             readyz_details=read.flag("READYZ_DETAILS"),
             azure_resource_manager_url=read.url("AZURE_RESOURCE_MANAGER_URL", https_only=True)
@@ -160,12 +164,16 @@ class Settings:
             apim_import_apis=read.names("APIM_IMPORT_APIS"),
             apim_import_prune=read.flag("APIM_IMPORT_PRUNE"),
             in_azure=in_azure,
-            warnings=tuple(read.warnings),
         )
         read.problems += settings._contradictions(in_azure)
+        if settings.max_body_bytes >= read.number(_HOSTS_BODY_LIMIT, 100 * MIB, least=0):
+            read.warnings.append(
+                f"MAX_BODY_BYTES is not below the Functions host's own limit ({_HOSTS_BODY_LIMIT}, 104857600 bytes by"
+                " default): between the two, callers get the host's empty 500 in place of a 413"
+            )
         if read.problems:
             raise SettingsError(read.problems, settings.cors_origins, settings.cors_credentials)
-        return settings
+        return replace(settings, warnings=tuple(read.warnings))
 
     def _contradictions(self, in_azure: bool) -> list[str]:
         problems = []

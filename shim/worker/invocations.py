@@ -7,14 +7,18 @@ either; so whatever the server refuses, it must tell the coordinator, or the inv
 
 import asyncio
 import logging
+from collections import OrderedDict
 from typing import Any
 
 from shim.errors import InternalError, describe_defect
 
 log = logging.getLogger("shim")
 
-# The two legs of a request arrive within milliseconds of each other.
-_LEG_TIMEOUT_SECONDS = 15.0
+# The two legs of a request arrive within milliseconds of each other, or with the host's retries within 2.5 s. One never
+# comes if the caller sent a header that is not ASCII: the host announces the call, and then cannot forward it.
+_LEG_TIMEOUT_SECONDS = 5.0
+# Ids of invocations that are over.
+_REMEMBERED = 1_000
 
 
 class Invocations:
@@ -28,10 +32,21 @@ class Invocations:
         self._coordinator: Any = coordinator or _coordinator()
         self._entries: dict[str, Any] = getattr(self._coordinator, "_context_references", {})
         self._half_arrived: set[str] = set()
+        self._over: OrderedDict[str, None] = OrderedDict()
 
     def release(self, invocation_id: str) -> None:
-        """Forgets an invocation whose response is done."""
+        """Forgets an invocation whose response is done, but for its id."""
         self._entries.pop(invocation_id, None)
+        self._over[invocation_id] = None
+        if len(self._over) > _REMEMBERED:
+            self._over.popitem(last=False)
+
+    def is_over(self, invocation_id: str) -> bool:
+        """Whether a request comes a second time.
+
+        The host repeats one whose response it could not use, under its old id, for which no invocation comes again.
+        """
+        return invocation_id in self._over
 
     async def refuse(self, invocation_id: str) -> None:
         """Ends an invocation whose HTTP request could not be understood; the runtime reports it as failed."""
@@ -42,7 +57,7 @@ class Invocations:
             async with asyncio.timeout(_LEG_TIMEOUT_SECONDS):
                 await self._coordinator.await_http_response_async(invocation_id)
         except (TimeoutError, ValueError):
-            """The invocation never came, or its answer is of no use: either way it is over."""
+            pass  # the invocation never came, or its response is of no use: either way it is over
         finally:
             self.release(invocation_id)
 

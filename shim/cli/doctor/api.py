@@ -1,155 +1,167 @@
-"""The APIM API itself: what it says to no key, a wrong key and a given one, and what it speaks."""
+"""The APIM API itself: its response to no key, a wrong key and a given one, and which form of the API it has."""
 
 import json
 import secrets
 from collections.abc import AsyncIterator
-from typing import Literal
 
+from shim.cli.doctor.client import Client, NoResponseError, Response
 from shim.cli.doctor.finding import Finding, failed, ok, warning
-from shim.cli.doctor.patient import Answer, Client, NoAnswerError, Patient
-from shim.settings import Settings
-
-type Dialect = Literal["legacy", "v1"]
+from shim.cli.doctor.target import Target
+from shim.settings import Api
 
 # No deployment has this name, so that no model runs and nothing is billed.
-_NO_MODEL = "shim-doctor-asks-for-no-model"
+_NO_MODEL = "shim-doctor-no-such-model"
 _CHAT = {"model": _NO_MODEL, "messages": [{"role": "user", "content": "-"}]}
+_FORMS: tuple[Api, ...] = ("legacy", "v1")
 
 
-def chat_url(settings: Settings, dialect: Dialect, model: str) -> str:
-    if dialect == "v1":
+def chat_url(target: Target, form: Api, model: str) -> str:
+    settings = target.settings
+    if form == "v1":
         return f"{settings.apim_v1_base_url}/chat/completions"
     return f"{settings.apim_base_url}/deployments/{model}/chat/completions?api-version={settings.apim_api_version}"
 
 
-async def _ask(patient: Patient, client: Client, dialect: Dialect, key: str | None) -> Answer:
-    headers = {patient.settings.apim_key_header: key} if key else {}
-    return await client.ask(
-        "POST", chat_url(patient.settings, dialect, _NO_MODEL), headers=headers, body=_CHAT
-    )
-
-
-async def keys(patient: Patient, client: Client) -> AsyncIterator[Finding]:
-    dialect: Dialect = patient.settings.apim_api
+async def keys(target: Target, client: Client) -> AsyncIterator[Finding]:
+    form: Api = target.settings.apim_api
     try:
-        yield _without_key(patient, await _ask(patient, client, dialect, None))
-        yield _wrong_key(patient, await _ask(patient, client, dialect, secrets.token_hex(16)))
-        if patient.key is None:
+        yield _without_key(target, await _chat(target, client, form, None))
+        yield _wrong_key(target, await _chat(target, client, form, secrets.token_hex(16)))
+        if target.key is None:
             yield warning(
                 "given key",
                 "not tried",
-                "give a subscription key on standard input: … | python -m shim doctor --key-stdin",
+                "pass a subscription key on standard input: … | python -m shim doctor --key-stdin",
             )
         else:
-            yield _given_key(patient, await _ask(patient, client, dialect, patient.key))
-    except NoAnswerError as error:
-        yield failed("api", str(error), "mend what failed above first; then see APIM's own logs")
+            yield _given_key(target, await _chat(target, client, form, target.key))
+    except NoResponseError as error:
+        yield failed("api", str(error), "fix the failures above first; then look at APIM's own logs")
 
 
-def _without_key(patient: Patient, answer: Answer) -> Finding:
-    says = f"answered {answer.status}: {patient.words(answer)}"
-    if answer.status == 401:
-        return ok("no key", f"refused, as it should be ({answer.seconds * 1000:.0f} ms)")
-    if _is_missing(answer):
+async def forms(target: Target, client: Client) -> AsyncIterator[Finding]:
+    """APIM looks for the operation before it looks at the key, so that this needs none; a key makes it surer."""
+    try:
+        found = [form for form in _FORMS if not _is_missing(await _chat(target, client, form, target.key))]
+    except NoResponseError as error:
+        yield failed("APIM_API", str(error), "fix the failures above first")
+        return
+    configured = target.settings.apim_api
+    if configured in found:
+        yield ok("APIM_API", f"{configured} is right: the API has chat completions as {' and '.join(found)}")
+    elif found:
+        yield failed(
+            "APIM_API",
+            f"the API has chat completions as {found[0]}, not as {configured}",
+            f"set APIM_API={found[0]}",
+        )
+    else:
+        yield failed(
+            "APIM_API",
+            "the API has chat completions neither as legacy nor as v1",
+            "compare APIM_BASE_URL (and APIM_V1_BASE_URL) with the API's URL and operations in APIM",
+        )
+
+
+async def _chat(target: Target, client: Client, form: Api, key: str | None) -> Response:
+    headers = {target.settings.apim_key_header: key} if key else {}
+    return await client.request("POST", chat_url(target, form, _NO_MODEL), headers=headers, body=_CHAT)
+
+
+def _summary(target: Target, response: Response) -> str:
+    return f"answered {response.status}: {target.excerpt(response.text)}"
+
+
+def _without_key(target: Target, response: Response) -> Finding:
+    summary = _summary(target, response)
+    if response.status == 401:
+        return ok("no key", f"refused, as it should be ({response.seconds * 1000:.0f} ms)")
+    if _is_missing(response):
         return failed(
             "no key",
-            says,
-            "no such operation: compare APIM_BASE_URL with the API's URL in APIM, and APIM_API with what it speaks",
+            summary,
+            "no such operation: compare APIM_BASE_URL with the API's URL in APIM, and APIM_API with what it offers",
         )
-    if answer.status == 403:
-        return failed("no key", says, "an IP filter, a firewall or a policy refuses this network: let it in")
-    if 300 <= answer.status < 400 or answer.status >= 500:
+    if response.status == 403:
         return failed(
-            "no key", says, "this is not the API itself: check APIM_BASE_URL, and the health of APIM"
+            "no key", summary, "an IP filter, a firewall or a policy refuses this network: let it in"
+        )
+    if 300 <= response.status < 400 or response.status >= 500:
+        return failed(
+            "no key", summary, "this is not the API itself: check APIM_BASE_URL, and the health of APIM"
         )
     return warning(
         "no key",
-        says,
+        summary,
         "the API asks for no subscription key: require a subscription in its settings, or anybody may call it",
     )
 
 
-def _wrong_key(patient: Patient, answer: Answer) -> Finding:
-    if answer.status == 401 and "missing" in answer.text:
+def _wrong_key(target: Target, response: Response) -> Finding:
+    if response.status == 401 and "missing" in response.text:
         return failed(
             "wrong key",
-            f"APIM did not see it in the header {patient.settings.apim_key_header}",
-            f"set APIM_KEY_HEADER to the name in the API's settings{_hint(answer)}",
+            f"APIM did not see it in the header {target.settings.apim_key_header}",
+            f"set APIM_KEY_HEADER to the name in the API's settings{_header_hint(response)}",
         )
-    if answer.status == 401:
+    if response.status == 401:
         return ok("wrong key", "refused, as it should be")
-    if _is_missing(answer):
+    if _is_missing(response):
         return failed("wrong key", "no such operation", "as above")
     return warning(
         "wrong key",
-        f"answered {answer.status}: {patient.words(answer)}",
+        _summary(target, response),
         "the API takes any key: require a subscription in its settings",
     )
 
 
-def _hint(answer: Answer) -> str:
-    _, found, rest = answer.headers.get("WWW-Authenticate", "").partition('name="')
+def _header_hint(response: Response) -> str:
+    _, found, rest = response.headers.get("WWW-Authenticate", "").partition('name="')
     return f", which APIM says is {rest.partition('"')[0]}" if found else ""
 
 
-# What a 401 or a 403 says, in words that it holds, from the particular to the general.
+# What a 401 or a 403 means, by words that it contains, from the particular to the general.
 _REFUSALS: tuple[tuple[int, str, str], ...] = (
     (
         401,
         '"error"',
-        "APIM took the key, but Azure OpenAI refused APIM: mend the backend's credential in APIM",
+        "APIM accepted the key, but Azure OpenAI refused APIM: fix the backend's credential in APIM",
     ),
     (401, "missing", "set APIM_KEY_HEADER to the name in the API's settings"),
     (
         401,
         "",
-        "use a key of an active subscription for a product, or an API, that holds this API; copy it whole",
+        "use a key of an active subscription to this API, or to a product that contains it; copy it whole",
     ),
-    (403, "quota", "wait for the quota, or raise it in the product's policy"),
+    (403, "quota", "wait for the quota to renew, or raise it in the product's policy"),
     (403, "", "a policy refuses this key or this network: see APIM's trace"),
 )
 
 
-def _given_key(patient: Patient, answer: Answer) -> Finding:
-    says = f"answered {answer.status}: {patient.words(answer)}"
+def _given_key(target: Target, response: Response) -> Finding:
+    summary = _summary(target, response)
     for status, words, next_step in _REFUSALS:
-        if answer.status == status and words in answer.text:
-            return failed("given key", says, next_step)
-    if answer.status == 429:
-        return warning("given key", says, "the key is good, but its limit is spent: try again later")
-    if answer.status >= 500:
-        return failed("given key", says, "the key is good, but the API behind fails: see the backend in APIM")
-    if _is_missing(answer):
-        return failed("given key", says, "the key is good, but there is no such operation: see above")
-    return ok("given key", f"taken ({answer.seconds * 1000:.0f} ms)")
-
-
-async def dialect(patient: Patient, client: Client) -> AsyncIterator[Finding]:
-    """APIM looks for the operation before it looks at the key, so that this needs none; a key makes it surer."""
-    try:
-        spoken = [d for d in ("legacy", "v1") if not _is_missing(await _ask(patient, client, d, patient.key))]
-    except NoAnswerError as error:
-        yield failed("dialect", str(error), "mend what failed above first")
-        return
-    configured = patient.settings.apim_api
-    if configured in spoken:
-        yield ok("dialect", f"the API speaks {' and '.join(spoken)}; APIM_API={configured} is right")
-    elif spoken:
-        yield failed("dialect", f"the API speaks {spoken[0]}, not {configured}", f"set APIM_API={spoken[0]}")
-    else:
-        yield failed(
-            "dialect",
-            "the API has chat completions neither in legacy form nor in v1",
-            "compare APIM_BASE_URL (and APIM_V1_BASE_URL) with the API's URL and operations in APIM",
+        if response.status == status and words in response.text:
+            return failed("given key", summary, next_step)
+    if response.status == 429:
+        return warning(
+            "given key", summary, "the key is good, but its rate limit is used up: try again later"
         )
+    if response.status >= 500:
+        return failed(
+            "given key", summary, "the key is good, but the API behind it fails: see the backend in APIM"
+        )
+    if _is_missing(response):
+        return failed("given key", summary, "the key is good, but there is no such operation: see above")
+    return ok("given key", f"accepted ({response.seconds * 1000:.0f} ms)")
 
 
-def _is_missing(answer: Answer) -> bool:
-    """APIM or Azure OpenAI knows no such operation; a missing deployment is something else."""
-    if answer.status not in (404, 405):
+def _is_missing(response: Response) -> bool:
+    """Whether APIM or Azure OpenAI knows no such operation; a missing deployment is something else."""
+    if response.status not in (404, 405):
         return False
     try:
-        code = str(json.loads(answer.text)["error"]["code"])
+        code = str(json.loads(response.text)["error"]["code"])
     except (KeyError, TypeError, ValueError):
         return True
     return code in ("404", "405")

@@ -1,4 +1,4 @@
-"""The way to the APIM API: its name, its certificate, and whether the clocks agree."""
+"""The network path to the APIM API: its name, its certificate, and whether the clocks agree."""
 
 import asyncio
 import ipaddress
@@ -9,19 +9,20 @@ from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
+from shim.cli.doctor.client import Client, NoResponseError
 from shim.cli.doctor.finding import Finding, failed, ok, warning
-from shim.cli.doctor.patient import Client, NoAnswerError, Patient
+from shim.cli.doctor.target import Target
 
 _PATIENCE = 10.0
 _DAYS = 86400.0
 _SOON_DAYS = 14
-# Seconds. Entra allows tokens five minutes of skew; key expiry and Retry-After suffer before that.
+# Seconds. Microsoft Entra allows tokens five minutes of skew; key expiry suffers before that.
 _SKEW_WARNING = 30.0
 _SKEW_FAILED = 300.0
 
 
-async def dns(patient: Patient, _: Client) -> AsyncIterator[Finding]:
-    host, port = _address(patient)
+async def dns(target: Target, _: Client) -> AsyncIterator[Finding]:
+    host, port = _address(target)
     try:
         async with asyncio.timeout(_PATIENCE):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -29,7 +30,7 @@ async def dns(patient: Patient, _: Client) -> AsyncIterator[Finding]:
         yield failed(
             "dns",
             f"{host} has no address here",
-            "check the host in APIM_BASE_URL; an internal APIM is known only inside its virtual network",
+            "check the host in APIM_BASE_URL; an internal APIM resolves only inside its virtual network",
         )
         return
     addresses = sorted({str(info[4][0]) for info in found})
@@ -37,21 +38,21 @@ async def dns(patient: Patient, _: Client) -> AsyncIterator[Finding]:
     yield ok("dns", f"{host} is {', '.join(addresses)}{' (private)' if private else ''}")
 
 
-async def tls(patient: Patient, _: Client) -> AsyncIterator[Finding]:
-    host, port = _address(patient)
-    if urlsplit(patient.settings.apim_base_url).scheme == "http":
+async def tls(target: Target, _: Client) -> AsyncIterator[Finding]:
+    host, port = _address(target)
+    if urlsplit(target.settings.apim_base_url).scheme == "http":
         yield warning(
-            "tls", f"{host} is asked without TLS", "use https:// for anything but an API on this machine"
+            "tls", f"{host} is called without TLS", "use https:// for anything but an API on this machine"
         )
         return
     try:
         async with asyncio.timeout(_PATIENCE):
-            _reader, writer = await asyncio.open_connection(host, port, ssl=patient.trust)
+            _reader, writer = await asyncio.open_connection(host, port, ssl=target.trust)
     except ssl.SSLCertVerificationError as error:
         yield failed(
             "tls",
             f"the certificate of {host} is not trusted: {error.verify_message}",
-            "renew it, or add the issuing authority here and in the app; a proxy in between may show its own",
+            "renew it, or trust its issuer here and in the app; a proxy in between may present its own",
         )
         return
     except (OSError, TimeoutError) as error:
@@ -68,31 +69,31 @@ async def tls(patient: Patient, _: Client) -> AsyncIterator[Finding]:
 def _certificate(host: str, connection: ssl.SSLObject) -> Finding:
     expires = ssl.cert_time_to_seconds(str((connection.getpeercert() or {})["notAfter"]))
     days = (expires - time.time()) / _DAYS
-    says = f"{connection.version()} with {host}, whose certificate is good for {days:.0f} days"
+    message = f"{connection.version()} with {host}, whose certificate is valid for {days:.0f} days"
     if days < _SOON_DAYS:
-        return warning("tls", says, "renew the certificate of the APIM gateway")
-    return ok("tls", says)
+        return warning("tls", message, "renew the certificate of the APIM gateway")
+    return ok("tls", message)
 
 
-async def clock(patient: Patient, client: Client) -> AsyncIterator[Finding]:
+async def clock(target: Target, client: Client) -> AsyncIterator[Finding]:
     try:
-        answer = await client.ask("GET", patient.settings.apim_base_url)
-        skew = abs(answer.at - parsedate_to_datetime(answer.headers["Date"]).timestamp())
-    except (NoAnswerError, KeyError, ValueError):
+        response = await client.request("GET", target.settings.apim_base_url)
+        skew = abs(response.at - parsedate_to_datetime(response.headers["Date"]).timestamp())
+    except (NoResponseError, KeyError, ValueError):
         yield warning(
-            "clock", "not compared, since APIM's answer has no date", "mend what failed above first"
+            "clock", "not compared, since APIM's response has no date", "fix the failures above first"
         )
         return
-    says = f"{skew:.0f} s apart from APIM's"
+    message = f"{skew:.0f} s apart from APIM's"
     if skew < _SKEW_WARNING:
-        yield ok("clock", says)
+        yield ok("clock", message)
     else:
         judge = failed if skew > _SKEW_FAILED else warning
         yield judge(
-            "clock", says, "set this machine's clock by NTP: tokens and expiries of keys depend on it"
+            "clock", message, "synchronise this machine's clock: tokens and the expiry of keys depend on it"
         )
 
 
-def _address(patient: Patient) -> tuple[str, int]:
-    url = urlsplit(patient.settings.apim_base_url)
+def _address(target: Target) -> tuple[str, int]:
+    url = urlsplit(target.settings.apim_base_url)
     return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)

@@ -1,15 +1,16 @@
-"""Bringing the keys of an APIM service into the vault, so that a key from APIM's portal works at the shim.
+"""Copies the keys of an APIM service into the vault, so that a key from APIM's portal works at the shim.
 
     active subscription, key not in the vault        added
     active subscription, key in the vault            unchanged, or changed: its label and owner
-      disabled by an import before                   changed: enabled again
-      revoked by an operator                         kept
+      disabled by pruning                            changed: enabled again
+      revoked, or disabled by anybody else           kept
       not from this service                          kept
     with prune, a key from this service whose
-      subscription is not active or gone             disabled
-      subscription has other keys by now             disabled
+      subscription is no longer active, or gone      disabled
+      subscription has other keys now                disabled
 
-Keys are this service's by their tag `source`. What is not is not touched.
+Keys are this service's by their tag `source`; other keys are not touched. What pruning disables it tags as `pruned`:
+whatever else is disabled was disabled by a person, whose decision stands.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 from shim.keys import open_apim, open_secrets
-from shim.keys.admin.inventory import REVOKED, Entry, Ledger
+from shim.keys.admin.inventory import REVOKED, Inventory, KeyRecord, timestamp
 from shim.keys.azure.api_management import MASTER, Apim, ApimSubscription
 from shim.keys.azure.writing import MAX_TAG_LENGTH, WritableSecrets
 from shim.keys.subscription import digest_of
@@ -35,16 +37,17 @@ log = logging.getLogger(__name__)
 # ten requests per second: https://learn.microsoft.com/azure/azure-resource-manager/management/request-limits-and-throttling
 CONCURRENCY = 8
 
-# Tags beside label, owner and source.
+# Tags beside label, owner and source; the last says when pruning disabled a key.
 SID = "subscription"
 SLOT = "slot"
+PRUNED = "pruned"
 
 type Action = Literal["added", "changed", "unchanged", "disabled", "kept"]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is done about one key, or would be. `write` does it; nothing of it shows in a repr."""
+    """What is done about one key, or would be. `write` does it; a repr shows nothing of it."""
 
     action: Action
     label: str
@@ -64,14 +67,14 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Ids of products and APIs; empty for all. A subscription is imported if it gives access to one of them."""
+    """Ids of products and APIs; empty for all. A subscription that gives access to any of them is imported."""
 
     products: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
 
 
 class Import:
-    """One run. `progress` hears of every subscription and every write."""
+    """One run. `progress` is called with the label for every subscription and every write."""
 
     def __init__(
         self,
@@ -82,6 +85,7 @@ class Import:
         filters: Filters,
         prune: bool,
         progress: Callable[[str], None] = lambda _: None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._apim = apim
         self._secrets = secrets
@@ -89,12 +93,13 @@ class Import:
         self._filters = filters
         self._prune = prune
         self._progress = progress
+        self._now = now
         self._source = f"apim:{apim.name}"
 
     async def plan(self) -> list[Change]:
-        """What there is to do; reads both sides whole before anything is written. Raises ApimError, VaultError."""
-        ledger = Ledger(self._secrets, prefix=self._prefix)
-        entries = {entry.digest: entry async for entry in ledger.entries() if entry.digest}
+        """What there is to do, once both sides have been read completely. Raises ApimError, VaultError."""
+        inventory = Inventory(self._secrets, prefix=self._prefix)
+        records = {record.digest: record async for record in inventory.records() if record.digest}
         subscriptions = {found.sid: found async for found in self._apim.subscriptions()}
         scopes = await self._scopes()
         chosen = [found for found in subscriptions.values() if _is_chosen(found, scopes)]
@@ -102,15 +107,15 @@ class Import:
         current: set[str] = set()
         async for subscription, slot, key in self._keys(chosen):
             current.add(digest_of(key))
-            changes.append(self._change(subscription, slot, key, entries.get(digest_of(key))))
+            changes.append(self._change(subscription, slot, key, records.get(digest_of(key))))
         if self._prune:
             read = {found.sid for found in chosen}
-            gone = [entry for digest, entry in entries.items() if digest not in current]
+            gone = [record for digest, record in records.items() if digest not in current]
             changes += self._pruned(gone, subscriptions, read)
         return sorted(changes, key=lambda change: (change.label, change.shown))
 
     async def apply(self, changes: Iterable[Change]) -> None:
-        """Writes what `plan` gave. Raises VaultError; what was written by then stays, and a new run goes on."""
+        """Writes what `plan` returned. Raises VaultError; what was written stays, and a new run completes it."""
         writes = iter([change.write for change in changes if change.write])
 
         async def work() -> None:
@@ -144,7 +149,9 @@ class Import:
         for item in found:
             yield item
 
-    def _change(self, subscription: ApimSubscription, slot: str, key: str, entry: Entry | None) -> Change:
+    def _change(
+        self, subscription: ApimSubscription, slot: str, key: str, record: KeyRecord | None
+    ) -> Change:
         tags = {
             "label": subscription.label[:MAX_TAG_LENGTH],
             "owner": subscription.owner,
@@ -153,39 +160,46 @@ class Import:
             SLOT: slot,
         }
         tags = {name: value for name, value in tags.items() if value}
-        action, reason = self._verdict(tags, entry)
+        action, reason = self._verdict(tags, record)
         write = None
         if action == "added":
             write = Write(self._prefix + digest_of(key), tags, value=key)
-        elif action == "changed" and entry:
-            write = Write(entry.name, {**entry.tags, **tags}, enabled=True)
+        elif action == "changed" and record:
+            kept = {name: value for name, value in record.tags.items() if name != PRUNED}
+            # None where it is enabled: an operator may disable it between the plan and this write.
+            write = Write(record.name, {**kept, **tags}, enabled=None if record.enabled else True)
         digits = digest_of(key)[:SHOWN_DIGITS]
         return Change(action, subscription.label, subscription.owner, digits, f"{slot} key; {reason}", write)
 
-    def _verdict(self, tags: dict[str, str], entry: Entry | None) -> tuple[Action, str]:
-        if entry is None:
+    def _verdict(self, tags: dict[str, str], record: KeyRecord | None) -> tuple[Action, str]:
+        if record is None:
             return "added", "new"
-        if entry.source != self._source:
-            return "kept", f"in the vault from {entry.source or 'elsewhere'}"
-        if REVOKED in entry.tags:
+        if record.source != self._source:
+            return "kept", f"in the vault from {record.source or 'elsewhere'}"
+        if REVOKED in record.tags:
             return "kept", "revoked by an operator"
-        if not entry.enabled:
+        if not record.enabled and PRUNED not in record.tags:
+            return "kept", "disabled by an operator"
+        if not record.enabled:
             return "changed", "enabled again"
-        if any(entry.tags.get(name) != value for name, value in tags.items()):
+        if PRUNED in record.tags:
+            # Enabled by hand: if it is disabled by hand later, the tag must not say that pruning did it.
+            return "changed", "enabled by an operator"
+        if any(record.tags.get(name) != value for name, value in tags.items()):
             return "changed", "label or owner"
         return "unchanged", "as it was"
 
     def _pruned(
-        self, gone: list[Entry], subscriptions: dict[str, ApimSubscription], read: set[str]
+        self, gone: list[KeyRecord], subscriptions: dict[str, ApimSubscription], read: set[str]
     ) -> Iterable[Change]:
-        """Disables keys of this service that APIM does not accept any more.
+        """Disables keys of this service that APIM no longer accepts.
 
-        A subscription that is active and outside of the filters is left alone, as its keys were not read.
-        Nor is anything disabled for a service without a subscription: each has one that is built in.
+        An active subscription outside the filters is left alone, since its keys were not read. Nor is anything
+        disabled if the service lists no subscription at all: every service has one that is built in.
         """
-        for entry in gone if subscriptions else []:
-            subscription = subscriptions.get(entry.tags.get(SID, ""))
-            if entry.source != self._source or not entry.enabled:
+        for record in gone if subscriptions else []:
+            subscription = subscriptions.get(record.tags.get(SID, ""))
+            if record.source != self._source or not record.enabled:
                 continue
             if subscription is None:
                 reason = "subscription gone"
@@ -195,8 +209,9 @@ class Import:
                 reason = "key regenerated"
             else:
                 continue
-            write = Write(entry.name, dict(entry.tags), enabled=False)
-            yield Change("disabled", entry.label, entry.tags.get("owner", ""), entry.shown, reason, write)
+            tags = {**record.tags, PRUNED: timestamp(self._now())}
+            write = Write(record.name, tags, enabled=False)
+            yield Change("disabled", record.label, record.owner, record.shown, reason, write)
 
     async def _write(self, write: Write) -> None:
         if write.value is not None:
@@ -206,8 +221,13 @@ class Import:
         self._progress(write.tags.get("label", ""))
 
 
-async def import_keys(settings: Settings) -> None:
-    """One run as the settings say, told to the log. Raises ApimError, VaultError."""
+async def import_keys(
+    settings: Settings,
+    *,
+    open_apim: Callable[[Settings], Apim | None] = open_apim,
+    open_secrets: Callable[[Settings], WritableSecrets | None] = open_secrets,
+) -> None:
+    """One run as the settings say, reported in the log. Raises ApimError, VaultError."""
     apim, secrets = open_apim(settings), open_secrets(settings)
     if apim is None or secrets is None:
         return
@@ -236,7 +256,7 @@ def count(changes: Iterable[Change]) -> str:
 
 def _is_chosen(subscription: ApimSubscription, scopes: frozenset[str] | None) -> bool:
     in_scope = scopes is None or subscription.scope in scopes
-    # The built-in subscription's key opens everything: no caller should have it.
+    # The key of the built-in subscription opens everything: no caller should have it.
     return in_scope and subscription.is_active and subscription.sid != MASTER
 
 

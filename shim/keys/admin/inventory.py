@@ -1,16 +1,17 @@
-"""The keys of a vault as operators see them: what is known of each but the key itself, and how to change it."""
+"""The keys of a vault as operators see them: everything about each but the key itself, and how to change it."""
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from shim.keys.azure.writing import WritableSecrets
 from shim.keys.subscription import digest_of
+from shim.keys.text import printable
 from shim.keys.vault import SHOWN_DIGITS, shown
 
 if TYPE_CHECKING:
@@ -18,22 +19,28 @@ if TYPE_CHECKING:
 
 # 256 bits.
 KEY_BYTES = 32
-# Hex digits of a digest that name a key, at least.
-LEAST_DIGITS = 4
-# Tags beside label, owner and source: when an operator revoked a key, which no import undoes.
+# The fewest hex digits of a digest that name a key.
+MIN_DIGITS = 4
+
+# Tags beside label, owner and source. When an operator revoked a key, which no import undoes:
 REVOKED = "revoked"
+# The first digits of the key that a rotation replaced, on the new key; and those of the new key, on the old one,
+# which is written last. A new key without its counterpart is that of a rotation that was interrupted.
+REPLACES = "replaces"
+REPLACED_BY = "replaced-by"
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 type State = Literal["good", "disabled", "expired", "not yet"]
 
 
 class NoSuchKeyError(Exception):
-    """No key, or more than one, is called so."""
+    """No key, or more than one, has this name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class KeyRecord:
     """A key's secret, without its value. `name` holds the whole digest, so that it is not shown."""
 
     name: str = field(repr=False)
@@ -47,13 +54,13 @@ class Entry:
 
     @property
     def digest(self) -> str | None:
-        """The key's digest, if the secret is named by it."""
+        """The key's digest, if the secret is named for it."""
         rest = self.name[len(self.prefix) :].casefold()
         return rest if _DIGEST.fullmatch(rest) else None
 
     @property
     def shown(self) -> str:
-        """The beginning of the digest; for a secret with a name of its own, that."""
+        """The start of the digest; the name of a secret that is not named for its key's digest."""
         return self.digest[:SHOWN_DIGITS] if self.digest else shown(self.name)
 
     @property
@@ -61,8 +68,17 @@ class Entry:
         return self.tags.get("label") or (f"key-{self.shown}" if self.digest else shown(self.name))
 
     @property
+    def owner(self) -> str:
+        return self.tags.get("owner", "")
+
+    @property
     def source(self) -> str:
         return self.tags.get("source", "")
+
+    @property
+    def lifetime(self) -> timedelta | None:
+        """How long the key was meant to last, so that its successor lasts as long."""
+        return self.expires - self.created if self.expires and self.created else None
 
     def state(self, now: datetime) -> State:
         if not self.enabled:
@@ -71,13 +87,33 @@ class Entry:
             return "expired"
         return "not yet" if self.not_before is not None and self.not_before > now else "good"
 
+    def goes_by(self, name: str) -> bool:
+        """Whether `name` is this key's label, its secret's name, or at least MIN_DIGITS of its digest."""
+        if name in (self.tags.get("label"), shown(self.name), self.name):
+            return True
+        digits = name.casefold().rstrip("…")
+        return len(digits) >= MIN_DIGITS and self.digest is not None and self.digest.startswith(digits)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """A key to be replaced. `successor` is the one stored already, if an earlier rotation was interrupted."""
+
+    old: KeyRecord
+    successor: KeyRecord | None
+
 
 def new_key() -> str:
     """A key nobody can guess, of characters that need no quoting anywhere."""
     return secrets.token_hex(KEY_BYTES)
 
 
-class Ledger:
+def timestamp(at: datetime) -> str:
+    """A time as tags carry it."""
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+class Inventory:
     """Lists and changes the keys of one vault. Every method raises VaultError."""
 
     def __init__(
@@ -91,35 +127,34 @@ class Ledger:
         self._prefix = prefix
         self._now = now
 
-    async def entries(self) -> AsyncIterator[Entry]:
+    async def records(self) -> AsyncIterator[KeyRecord]:
         """Every key, in the vault's order; no value is read."""
         async for item in self._secrets.list():
             name = item.name or ""
+            # A managed secret is the private key of a certificate.
             if name.casefold().startswith(self._prefix.casefold()) and not item.managed:
-                yield self._entry(name, item)
+                yield self._record(name, item)
 
-    async def named(self, name: str) -> Entry:
-        """The key whose digest begins so (LEAST_DIGITS at least), or whose label is this. Raises NoSuchKeyError."""
-        found = [entry async for entry in self.entries() if _is_called(entry, name)]
-        if len(found) == 1:
-            return found[0]
-        # What was asked for is not quoted: it may have been a key.
-        if not found:
-            raise NoSuchKeyError("no key has this label, or a digest that begins so: 'keys list' shows all")
-        # After a rotation the old key keeps the label: while it is good too, who asks must say which.
-        good = [entry for entry in found if entry.state(self._now()) == "good"]
-        if len(good) == 1:
-            return good[0]
-        several = ", ".join(entry.shown for entry in found[:5])
-        raise NoSuchKeyError(f"{len(found)} keys are called so: say which by its digest ({several})")
+    async def find(self, name: str) -> KeyRecord:
+        """The key that goes by this name, as KeyRecord.goes_by has it. Raises NoSuchKeyError."""
+        return self._only([record async for record in self.records() if record.goes_by(name)])
 
-    async def of_digest(self, digest: str) -> Entry | None:
+    async def rotation(self, name: str) -> Rotation:
+        """The key that goes by this name, to be replaced. Raises NoSuchKeyError."""
+        records = [record async for record in self.records()]
+        named = [record for record in records if record.goes_by(name)]
+        # The successor of an interrupted rotation has the label of the key that it is to replace.
+        successors = [self._successor(record, named) for record in named]
+        old = self._only([record for record in named if record not in successors])
+        return Rotation(old, self._successor(old, records))
+
+    async def by_digest(self, digest: str) -> KeyRecord | None:
         """The key with this digest, whether it is good or not."""
         name = self._prefix + digest
         versions = [item async for item in self._secrets.versions(name)]
         if not versions:
             return None
-        return self._entry(name, max(versions, key=lambda item: item.created_on or _LONG_AGO))
+        return self._record(name, max(versions, key=lambda item: item.created_on or _LONG_AGO))
 
     async def add(
         self, key: str, *, upstream: str, tags: Mapping[str, str], expires: datetime | None = None
@@ -127,38 +162,67 @@ class Ledger:
         """Makes `key` good; `upstream` is the key that APIM is sent for it, which may be the same."""
         await self._secrets.put(self._prefix + digest_of(key), upstream, tags=tags, expires=expires)
 
-    async def upstream_key(self, entry: Entry) -> str | None:
-        """The key that APIM is sent for this one, if that is another; None where both are the same."""
-        secret = await self._secrets.get(entry.name)
+    async def upstream_key(self, record: KeyRecord) -> str | None:
+        """The key that APIM is sent for this one; None where both are the same."""
+        secret = await self._secrets.get(record.name)
         value = (secret.value or "").strip() if secret else ""
-        return value if value and digest_of(value) != entry.digest else None
+        return value if value and digest_of(value) != record.digest else None
 
-    async def replace(
-        self, entry: Entry, key: str, *, upstream: str, expires: datetime | None, grace: timedelta
-    ) -> datetime:
-        """Makes `key` good in the place of another, which ends after `grace`; gives the time when."""
-        now = self._now()
-        ends = min(now + grace, entry.expires or now + grace)
-        tags = {name: value for name, value in entry.tags.items() if name != REVOKED}
-        if entry.digest is None:
-            # A new version; that the one before it stays good for a while is the scan's rule.
-            await self._secrets.put(entry.name, key, tags=tags, expires=expires)
-            return ends
-        # The new one first: whatever fails after that, a caller has a key that is good.
-        await self.add(key, upstream=upstream, tags=tags, expires=expires)
-        await self._secrets.change(entry.name, expires=ends)
-        return ends
+    async def add_successor(
+        self, old: KeyRecord, key: str, *, upstream: str, expires: datetime | None
+    ) -> None:
+        """Makes `key` good beside `old`: the first half of a rotation, after which a caller has a good key."""
+        dropped = (REVOKED, REPLACES, REPLACED_BY)
+        tags = {name: value for name, value in old.tags.items() if name not in dropped}
+        if old.digest is None:
+            # A new version; how long the one before it stays good is up to the scan.
+            await self._secrets.put(old.name, key, tags=tags, expires=expires)
+        else:
+            tags[REPLACES] = old.shown
+            await self.add(key, upstream=upstream, tags=tags, expires=expires)
 
-    async def revoke(self, entry: Entry) -> None:
+    async def retire(self, old: KeyRecord, successor_digest: str, *, ends: datetime) -> None:
+        """Gives a key that was replaced its end: the second half of a rotation."""
+        if old.digest is not None:
+            tags = {**old.tags, REPLACED_BY: successor_digest[:SHOWN_DIGITS]}
+            await self._secrets.change(old.name, expires=ends, tags=tags)
+
+    def end_of(self, old: KeyRecord, grace: timedelta) -> datetime:
+        """When a key that is replaced now ends: after `grace`, but no later than it would have anyway."""
+        ends = self._now() + grace
+        return min(ends, old.expires or ends)
+
+    async def revoke(self, record: KeyRecord) -> None:
         """Disables a key, and notes when; the vault keeps it."""
-        tags = {**entry.tags, REVOKED: f"{self._now():%Y-%m-%dT%H:%M:%SZ}"}
-        await self._secrets.change(entry.name, enabled=False, tags=tags)
+        tags = {**record.tags, REVOKED: timestamp(self._now())}
+        await self._secrets.change(record.name, enabled=False, tags=tags)
 
-    async def close(self) -> None:
-        await self._secrets.close()
+    def _only(self, named: Sequence[KeyRecord]) -> KeyRecord:
+        if len(named) == 1:
+            return named[0]
+        # The name is not quoted: it may have been a key.
+        if not named:
+            raise NoSuchKeyError("no key has this label, or a digest that starts so: 'keys list' shows all")
+        # After a rotation the old key keeps the label: while both are good, the name must tell them apart.
+        good = [record for record in named if record.state(self._now()) == "good"]
+        if len(good) == 1:
+            return good[0]
+        several = ", ".join(record.shown for record in named[:5])
+        raise NoSuchKeyError(f"{len(named)} keys have this name: name one by its digest ({several})")
 
-    def _entry(self, name: str, item: SecretProperties) -> Entry:
-        return Entry(
+    def _successor(self, old: KeyRecord, records: Sequence[KeyRecord]) -> KeyRecord | None:
+        """The key that an interrupted rotation stored in place of `old`, if both are good."""
+        if old.state(self._now()) != "good":
+            return None
+        for record in records:
+            replaces_it = record.tags.get(REPLACES) == old.shown and record.name != old.name
+            done = old.tags.get(REPLACED_BY) == record.shown
+            if replaces_it and not done and record.state(self._now()) == "good":
+                return record
+        return None
+
+    def _record(self, name: str, item: SecretProperties) -> KeyRecord:
+        return KeyRecord(
             name=name,
             prefix=self._prefix,
             enabled=item.enabled is not False,
@@ -166,15 +230,5 @@ class Ledger:
             updated=item.updated_on,
             not_before=item.not_before,
             expires=item.expires_on,
-            tags=item.tags or {},
+            tags={printable(tag): printable(value) for tag, value in (item.tags or {}).items()},
         )
-
-
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
-
-
-def _is_called(entry: Entry, name: str) -> bool:
-    if name in (entry.tags.get("label"), shown(entry.name), entry.name):
-        return True
-    digits = name.casefold().rstrip("…")
-    return len(digits) >= LEAST_DIGITS and entry.digest is not None and entry.digest.startswith(digits)

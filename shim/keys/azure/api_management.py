@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from shim.errors import describe_defect
 from shim.keys.azure.credential import SharedCredential, TokenTimeoutError, open_credential
-from shim.keys.azure.key_vault import Fault, silent_logger, suppress_span
+from shim.keys.azure.sdk import silent_logger, suppress_span
+from shim.keys.azure.vault_errors import Fault
+from shim.keys.text import printable
 
 if TYPE_CHECKING:
     from azure.core.async_paging import AsyncItemPaged
@@ -209,8 +211,8 @@ def _subscription_of(found: SubscriptionContract) -> ApimSubscription:
     scope = (found.scope or "").partition("/service/")[2].partition("/")[2].strip("/")
     return ApimSubscription(
         sid=sid,
-        label=found.display_name or sid,
-        owner=(found.owner_id or "").rpartition("/")[2],
+        label=printable(found.display_name or sid),
+        owner=printable((found.owner_id or "").rpartition("/")[2]),
         scope=scope.casefold(),
-        state=str(found.state or "").casefold(),
+        state=printable(str(found.state or "").casefold()),
     )

@@ -1,22 +1,29 @@
-"""The secrets of one Key Vault: the only place that knows the Azure SDK and what its failures mean."""
+"""The secrets of one Key Vault, read within a bounded time."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from shim.errors import KeyStoreUnavailable, describe_defect
-from shim.keys.azure.credential import SharedCredential, TokenTimeoutError, open_credential
+from shim.errors import KeyStoreUnavailable
+from shim.keys.azure.credential import SharedCredential, open_credential
+from shim.keys.azure.sdk import call_options, silent_logger, suppress_span
+from shim.keys.azure.vault_errors import (
+    Access,
+    VaultError,
+    explain,
+    is_absent,
+    is_disabled,
+    is_transient,
+    timed_out,
+)
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncSupportsTokenInfo
-    from azure.core.exceptions import HttpResponseError
-    from azure.core.pipeline import PipelineRequest
     from azure.core.pipeline.transport import AsyncHttpTransport
     from azure.keyvault.secrets import KeyVaultSecret, SecretProperties
     from azure.keyvault.secrets.aio import SecretClient
@@ -28,44 +35,19 @@ CALL_BUDGET = 5.0
 CONNECT_TIMEOUT = 1.5
 READ_TIMEOUT = 2.0
 ATTEMPTS = 2
-# Seconds until another try, where the vault names none: the first for what mends itself, the second for what
-# an operator must mend.
-RETRY_SOON = 2
-RETRY_LATER = 15
-# The same reason is logged once in so many seconds.
+# Seconds in which the same reason is logged once only.
 LOG_INTERVAL = 10.0
 
 # Spoken in every cloud; the SDK's own default is newer than that of some.
 API_VERSION = "7.6"
 
-UNAVAILABLE = "The API key could not be checked just now, because the key store did not answer. Try again."
-
-# Spans would carry the URL, or an error that quotes the secret's name, and with it the whole digest.
-_NO_SPAN = {"enabled": False}
-
-
-# What an operator must mend: a login, a right, a network rule or an address. Others mend themselves, or are
-# defects.
-type Fault = Literal["identity", "permission", "firewall", "unreachable", "other"]
-
-
-class VaultError(Exception):
-    """The vault gave no answer.
-
-    `reason` is for operators and holds no key, token or digest; `retry_after` is in seconds.
-    """
-
-    def __init__(self, reason: str, *, retry_after: int = RETRY_SOON, fault: Fault = "other") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.retry_after = retry_after
-        self.fault: Fault = fault
+UNAVAILABLE = "The API key could not be checked just now, because the key store did not respond. Try again."
 
 
 class VaultSecrets:
     """Reads secrets within a bounded time; the SDK is imported and the client opened by the first call.
 
-    `credential` and `transport` are the SDK's own seams, closed together with this. `budget` is in seconds.
+    `credential` and `transport` are handed to the SDK, and closed together with this. `budget` is in seconds.
     """
 
     # The role, and the secret permissions where the vault has access policies instead:
@@ -108,7 +90,7 @@ class VaultSecrets:
             try:
                 return await client.get_secret(name, version, **call_options())
             except HttpResponseError as error:
-                if _is_absent(error) or _codes(error)[-1] == "SecretDisabled":
+                if is_absent(error) or is_disabled(error):
                     return None
                 raise
 
@@ -133,7 +115,7 @@ class VaultSecrets:
         await self._open()
 
     def unavailable(self, failure: VaultError) -> KeyStoreUnavailable:
-        """What callers are told of a failure. Its reason goes to the log."""
+        """What callers are told about a failure. Its reason goes to the log."""
         now = self._clock()
         if now - self._logged.get(failure.reason, -math.inf) >= LOG_INTERVAL:
             self._logged = {reason: at for reason, at in self._logged.items() if now - at < LOG_INTERVAL}
@@ -162,7 +144,7 @@ class VaultSecrets:
                 # When a page fails, the SDK's iterator stays where it was: the page can be asked for again.
                 page = await anext(pages, None)
             except HttpResponseError as error:
-                if _is_absent(error):
+                if is_absent(error):
                     return None
                 raise
             return None if page is None else [item async for item in page]
@@ -171,24 +153,25 @@ class VaultSecrets:
             for item in items:
                 yield item
 
-    async def _call[Answer](self, ask: Callable[[SecretClient], Awaitable[Answer]]) -> Answer:
+    async def _call[Result](self, ask: Callable[[SecretClient], Awaitable[Result]]) -> Result:
         try:
             async with asyncio.timeout(self._budget):
                 return await self._attempt(ask)
         except TimeoutError:
-            failure = self._delay()
+            waiting = self._credential is not None and self._credential.is_asking
+            failure = timed_out(self._access(), self._budget, waiting_for_token=waiting)
         except Exception as error:
-            failure = self._failure(error)
+            failure = explain(error, self._access())
         # Outside of the handler, since the SDK's errors quote URLs, which name the secret.
         raise failure
 
-    async def _attempt[Answer](self, ask: Callable[[SecretClient], Awaitable[Answer]]) -> Answer:
+    async def _attempt[Result](self, ask: Callable[[SecretClient], Awaitable[Result]]) -> Result:
         client = await self._open()
         for _ in range(ATTEMPTS - 1):
             try:
                 return await ask(client)
             except Exception as error:
-                if not _mends_itself(error):
+                if not is_transient(error):
                     raise
         return await ask(client)
 
@@ -222,77 +205,14 @@ class VaultSecrets:
             # Its retries sleep for as long as Retry-After says, past our budget: _attempt retries instead.
             retry_total=0,
             permit_redirects=False,
-            # Its log lines quote the URL, and with it the whole digest. A logger that is in no hierarchy and
-            # disabled cannot be turned on by a log level.
             logger=silent_logger(),
             logging_enable=False,
             raw_request_hook=suppress_span,
             **options,
         )
 
-    def _delay(self) -> VaultError:
-        if self._credential is not None and self._credential.is_asking:
-            return VaultError(
-                f"no token came for {self._identity()} within {self._budget:g} seconds", fault="identity"
-            )
-        return VaultError(
-            f"Key Vault {self.url} did not answer within {self._budget:g} seconds", fault="unreachable"
-        )
-
-    def _failure(self, error: Exception) -> VaultError:
-        from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
-
-        # call_options leaves this type to the credential, whatever the vault answers.
-        if isinstance(error, ClientAuthenticationError | TokenTimeoutError):
-            return VaultError(
-                f"no token for Key Vault {self.url} could be had for {self._identity()}"
-                f" ({type(error).__name__}): assign the identity to the app, or log in where it runs locally",
-                retry_after=RETRY_LATER,
-                fault="identity",
-            )
-        if isinstance(error, HttpResponseError) and error.status_code:
-            return self._refusal(error, error.status_code)
-        cause = getattr(error, "inner_exception", None) or error
-        if isinstance(error, AzureError):
-            return VaultError(
-                f"no connection to Key Vault {self.url} ({type(cause).__name__})", fault="unreachable"
-            )
-        return VaultError(
-            f"no sense could be made of the answer at {self.url} ({describe_defect(error)}): is KEY_VAULT_URL the"
-            " URL of a Key Vault?",
-            retry_after=RETRY_LATER,
-            fault="unreachable",
-        )
-
-    def _refusal(self, error: HttpResponseError, status: int) -> VaultError:
-        code = _codes(error)[-1]
-        says = f"Key Vault {self.url} answered {status} {code}".rstrip()
-        if status == 429 or status >= 500:
-            return VaultError(says, retry_after=_retry_after(error))
-        fault: Fault = "permission"
-        if status == 409:
-            fault = "other"
-            remedy = (
-                "a deleted secret has this name; recover it with 'az keyvault secret recover', or purge it"
-                if code == "ObjectIsDeletedButRecoverable"
-                else "another change to this secret is under way; try again"
-            )
-        elif status == 401:
-            fault = "identity"
-            remedy = f"it refused the token of {self._identity()}: is the vault in another tenant?"
-        elif status != 403:
-            fault = "unreachable"
-            remedy = "is KEY_VAULT_URL the URL of a Key Vault?"
-        elif code in ("ForbiddenByFirewall", "ForbiddenByConnection"):
-            fault = "firewall"
-            remedy = "allow the app's network in the vault's networking settings"
-        elif code in ("AccessDenied", "ForbiddenByPolicy"):
-            remedy = (
-                f"give {self._identity()} the secret permissions {self.permissions} in its access policies"
-            )
-        else:
-            remedy = f"grant the role '{self.role}' on it to {self._identity()}"
-        return VaultError(f"{says}: {remedy}", retry_after=RETRY_LATER, fault=fault)
+    def _access(self) -> Access:
+        return Access(self.url, self._identity(), self.role, self.permissions)
 
     def _identity(self) -> str:
         if self._credential is not None and self._credential.principal:
@@ -304,67 +224,3 @@ class VaultSecrets:
 
 async def _itself(client: SecretClient) -> SecretClient:
     return client
-
-
-def call_options() -> dict[str, Any]:
-    from azure.core.exceptions import HttpResponseError
-
-    return {
-        # For the span around the call, which would record an error with its message.
-        "tracing_options": _NO_SPAN,
-        # Else the SDK logs the body of an answer that it cannot read, and a 401 of the vault looks like a
-        # failure of the credential.
-        "error_map": dict.fromkeys(range(300, 600), HttpResponseError),
-    }
-
-
-def suppress_span(request: PipelineRequest[Any]) -> None:
-    # The policy that makes spans takes its option away, and after a challenge the request passes it again.
-    request.context.options["tracing_options"] = _NO_SPAN
-
-
-def silent_logger() -> logging.Logger:
-    logger = logging.Logger("shim.keys.silent")
-    logger.disabled = True
-    return logger
-
-
-def _codes(error: HttpResponseError) -> list[str]:
-    """The error's code and, after it, the inner one, if the body has them.
-
-    https://learn.microsoft.com/azure/key-vault/general/rest-error-codes
-    """
-    try:
-        outer = json.loads(error.response.text())["error"]  # type: ignore[union-attr]
-        inner = outer.get("innererror") or {}
-        return [str(code) for code in (outer.get("code"), inner.get("code")) if code] or [""]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return [""]
-
-
-def _is_absent(error: HttpResponseError) -> bool:
-    """Whether a vault says that it has no such secret; any other 404 says that there is no vault."""
-    # Key Vault's code is SecretNotFound, but emulators have their own.
-    return error.status_code == 404 and "NotFound" in _codes(error)[-1]
-
-
-def _retry_after(error: HttpResponseError) -> int:
-    """Seconds of a Retry-After; Key Vault sends no dates. https://learn.microsoft.com/azure/key-vault/general/overview-throttling"""
-    try:
-        return max(1, math.ceil(float(_headers(error).get("Retry-After", RETRY_SOON))))
-    except (OverflowError, ValueError):
-        return RETRY_SOON
-
-
-def _headers(error: HttpResponseError) -> Mapping[str, str]:
-    # Every response of the SDK has them; the type that it declares here does not.
-    return getattr(error.response, "headers", {})
-
-
-def _mends_itself(error: Exception) -> bool:
-    """Whether to try again at once: a broken connection, or a server's error without a Retry-After."""
-    from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
-
-    if isinstance(error, HttpResponseError):
-        return (error.status_code or 0) >= 500 and "Retry-After" not in _headers(error)
-    return isinstance(error, ServiceRequestError | ServiceResponseError)

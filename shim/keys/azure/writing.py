@@ -7,7 +7,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from shim.keys.azure.key_vault import VaultSecrets, call_options
+from shim.keys.azure.key_vault import VaultSecrets
+from shim.keys.azure.sdk import call_options
 
 if TYPE_CHECKING:
     from azure.keyvault.secrets import SecretProperties

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import functools
 import itertools
 import json
 import socket
-import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
-import trustme
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from azure.core.credentials import AccessTokenInfo, TokenRequestOptions
 from azure.core.exceptions import ClientAuthenticationError
 from azure.core.pipeline.transport import AioHttpTransport
 
-type Fault = Callable[[web.Request], Awaitable[web.Response]]
+from devhost.azure.faults import CLIENT, PRINCIPAL, Fault, challenge, error
+from devhost.azure.tls import client_tls, server_tls
 
-PRINCIPAL = "0f1e2d3c-1111-4222-8333-444455556666"
-CLIENT = "9a8b7c6d-aaaa-4bbb-8ccc-ddddeeeeffff"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 # The SDK remembers challenges by host for the life of the process, so that every double has a host of its own.
@@ -110,32 +105,6 @@ class Version:
         }
 
 
-@functools.cache
-def _authority() -> tuple[trustme.CA, ssl.SSLContext, ssl.SSLContext]:
-    """Who signs, and TLS of the servers and of their clients."""
-    authority = trustme.CA()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("*.vault.azure.net", "127.0.0.1").configure_cert(server)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return authority, server, client
-
-
-def server_tls() -> ssl.SSLContext:
-    """For a double: of Azure's vaults, and of 127.0.0.1."""
-    return _authority()[1]
-
-
-def client_tls() -> ssl.SSLContext:
-    """For clients of the doubles."""
-    return _authority()[2]
-
-
-def write_authority(file: Path) -> None:
-    """For SSL_CERT_FILE of processes that are to trust the doubles."""
-    _authority()[0].cert_pem.write_to_path(str(file))
-
-
 class _Resolver(AbstractResolver):
     """Leads every name to the double, so that clients use a vault's real URL and check its certificate."""
 
@@ -212,7 +181,7 @@ class VaultDouble:
 
     async def start(self) -> None:
         app = web.Application()
-        app.router.add_route("*", "/{tail:.*}", self._answer)
+        app.router.add_route("*", "/{tail:.*}", self.answer)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(
@@ -227,11 +196,12 @@ class VaultDouble:
             await self._runner.cleanup()
             self._runner = None
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
+        """The response to one request; faults that fail some of them only let others through with it."""
         self.hosts.add(request.host)
         if request.headers.get("Authorization") != f"Bearer {self._credential.token}":
             self.calls["challenge"] += 1
-            return _challenge(self._resource(request))
+            return challenge(self._resource(request))
         parts = request.path.strip("/").split("/")
         kind = "list" if len(parts) == 1 else "versions" if parts[-1] == "versions" else "get"
         kind = {"PUT": "put", "PATCH": "change"}.get(request.method, kind)
@@ -320,75 +290,6 @@ class VaultDouble:
         return fault
 
 
-async def broken_connection(request: web.Request) -> web.Response:
-    """Cuts the connection instead of an answer."""
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
-
-
-def throttled(retry_after: int) -> Fault:
-    async def fault(_: web.Request) -> web.Response:
-        message = "Request was not processed because too many requests were received."
-        return error(429, "Throttled", message, headers={"Retry-After": str(retry_after)})
-
-    return fault
-
-
-def forbidden(inner: str) -> Fault:
-    """A 403 with this inner code. Like the real one's, its message quotes the caller and the secret's name."""
-
-    async def fault(request: web.Request) -> web.Response:
-        message = (
-            f"Caller is not authorized to perform action on resource.\r\nCaller: appid={CLIENT};oid={PRINCIPAL}"
-            "\r\nAction: 'Microsoft.KeyVault/vaults/secrets/getSecret/action'\r\nResource: '/subscriptions/s/"
-            f"resourcegroups/g/providers/microsoft.keyvault/vaults/v{request.path}'\r\nAssignment: (not found)"
-        )
-        return error(403, "Forbidden", message, inner=inner)
-
-    return fault
-
-
-def failing(status: int) -> Fault:
-    """A page by something in between, which quotes the URL and claims to be JSON."""
-
-    async def fault(request: web.Request) -> web.Response:
-        text = f"<html>cannot {request.method} {request.path}</html>"
-        return web.Response(status=status, text=text, content_type="application/json")
-
-    return fault
-
-
-async def redirecting(request: web.Request) -> web.Response:
-    """Sends the client to another vault."""
-    return web.Response(status=307, headers={"Location": f"https://elsewhere.vault.azure.net{request.path}"})
-
-
-async def unauthorized(_: web.Request) -> web.Response:
-    """Refuses the token for good, as a vault in another tenant does."""
-    return _challenge("https://vault.azure.net")
-
-
-def error(
-    status: int, code: str, message: str, *, inner: str | None = None, headers: dict[str, str] | None = None
-) -> web.Response:
-    content: dict[str, Any] = {"code": code, "message": message}
-    if inner is not None:
-        content["innererror"] = {"code": inner}
-    return web.json_response({"error": content}, status=status, headers=headers)
-
-
-def _challenge(resource: str) -> web.Response:
-    tenant = "https://login.windows.net/72f988bf-0000-4000-8000-2d7cd011db47"
-    challenge = f'Bearer authorization="{tenant}", resource="{resource}"'
-    return error(
-        401,
-        "Unauthorized",
-        "AKV10000: Request is missing a Bearer or PoP token.",
-        headers={"WWW-Authenticate": challenge},
-    )
-
-
 @asynccontextmanager
 async def running_vault(credential: Credential, clock: Clock) -> AsyncIterator[VaultDouble]:
     vault = VaultDouble(credential, clock)
@@ -397,12 +298,3 @@ async def running_vault(credential: Credential, clock: Clock) -> AsyncIterator[V
         yield vault
     finally:
         await vault.stop()
-
-
-def secrets_in(text: str, forbidden_strings: list[str]) -> list[str]:
-    """Which of these strings a text shows more than eight characters of."""
-    shown = []
-    for secret in forbidden_strings:
-        pieces = (secret[at : at + 9] for at in range(len(secret) - 8))
-        shown += [piece for piece in pieces if piece in text]
-    return shown

@@ -15,20 +15,12 @@ from aiohttp import web
 from azure.core.credentials import AccessTokenInfo, TokenRequestOptions
 from azure.core.pipeline.transport import AioHttpTransport
 
+from devhost.azure.faults import CLIENT, PRINCIPAL
+from devhost.azure.tls import client_tls, server_tls, write_authority
+from devhost.azure.vault import Clock, Credential, VaultDouble, running_vault
 from shim.keys.azure.api_management import Apim
 from shim.keys.azure.writing import WritableSecrets
 from shim.settings import Settings
-from tests.vault_double import (
-    CLIENT,
-    PRINCIPAL,
-    Clock,
-    Credential,
-    VaultDouble,
-    client_tls,
-    running_vault,
-    server_tls,
-    write_authority,
-)
 
 IDENTITY_HEADER = "Zq4Rw8Xn2Vt6Yk0Pm5Hd3Js7Lf"
 SUBSCRIPTION = "11111111-2222-4333-8444-555555555555"
@@ -74,6 +66,8 @@ class ApimDouble:
         self.products_of: dict[str, list[str]] = {}
         self.page_size = 2
         self.status: int | None = None
+        # After so many calls, every one is refused.
+        self.fails_after: int | None = None
         self.url = ""
         self._token = token
 
@@ -110,6 +104,8 @@ class ApimDouble:
         self.calls[kind] += 1
         if request.headers.get("Authorization") != f"Bearer {self._token}":
             return web.json_response({"error": {"code": "AuthenticationFailed"}}, status=401)
+        if self.fails_after is not None and sum(self.calls.values()) > self.fails_after:
+            return web.json_response({"error": {"code": "AuthorizationFailed"}}, status=403)
         if self.status is not None:
             message = f"The client '{PRINCIPAL}' with object id '{CLIENT}' may not do this at {request.path}"
             return web.json_response(

@@ -1,0 +1,1 @@
+"""Stand-ins for Azure's services on loopback: Key Vault, the identity endpoint and API Management's control plane."""
