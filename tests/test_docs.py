@@ -84,6 +84,18 @@ def test_every_setting_is_documented_and_no_other() -> None:
     assert first_cells(SETTINGS) == settings_read()
 
 
+DEFAULTS = dict(re.findall(r"^\| `([A-Z_]+)` \|.*\| `([^`<]+)`[^|]*\|$", SETTINGS.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_setting_has_the_default_that_is_documented(name: str) -> None:
+    assert Settings.from_environment({**LEAST, name: DEFAULTS[name]}) == Settings.from_environment(LEAST)
+
+
+def test_most_settings_have_a_documented_default() -> None:
+    assert len(DEFAULTS) > 20
+
+
 def known_variables() -> set[str]:
     """The settings, the choices that azd hands on, what scripts and `make` take, the platform's own, and constants."""
     texts = [
