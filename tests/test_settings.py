@@ -36,7 +36,7 @@ def test_two_settings_are_enough() -> None:
     )
     assert (least.key_cache_ttl, least.key_cache_stale) == (300, 3600)
     assert (least.upstream_connect_timeout, least.upstream_first_byte_timeout) == (5, 220)
-    assert (least.sse_heartbeat, least.max_body_bytes) == (15, 104_857_600)
+    assert (least.sse_heartbeat, least.max_body_bytes) == (15, 100_663_296)
     assert least.cors_origins == ()
 
 

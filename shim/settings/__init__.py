@@ -11,8 +11,8 @@ from shim.settings.reader import APIS, Api, Reader
 __all__ = ["Api", "Settings", "SettingsError"]
 
 MIB = 1024 * 1024
-# The host refuses a larger body itself, with an empty 500 (azure-functions-host, EnvironmentSettingNames). Ours is below
-# its default, so that callers get a 413 that says why.
+# The host refuses a larger body itself, with an empty 500 (azure-functions-host, EnvironmentSettingNames). Ours is
+# below its default, so that callers get a 413 that says why.
 _HOSTS_BODY_LIMIT = "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"
 _MAX_BODY_BYTES = 96 * MIB
 
