@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make start` and `make test`. Neither needs root.
-.PHONY: start test test-asyncio test-runtimes check format lock package bench bench-quick clean
+.PHONY: start test test-asyncio test-runtimes check format lock package bench bench-quick figures clean
 
 VENV := .venv/bin
 PYTEST_ARGS ?=
@@ -34,6 +34,10 @@ bench:
 
 bench-quick:
 	@scripts/bench --pace quick $(BENCH_ARGS)
+
+# The figures in the documents, from bench/results/latest.json.
+figures: .venv/installed
+	@$(VENV)/python -m bench.documents
 
 # The lock files anew, after a change of an .in file. LOCK_ARGS=--upgrade takes the newest of everything,
 # LOCK_ARGS="--upgrade-package httpx" of one.

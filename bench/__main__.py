@@ -327,14 +327,11 @@ class Benchmark:
         if self.options.no_save:
             return
         RESULTS.mkdir(exist_ok=True)
-        content = json.dumps(told, indent=1) + "\n"
-        name = f"{told['when'][:16].replace(':', '')}-{self.options.pace}.json"
-        for file in (RESULTS / name, RESULTS / "latest.json"):
-            file.write_text(content)
+        latest = RESULTS / "latest.json"
+        latest.write_text(json.dumps(told, indent=1) + "\n")
         drawn = plots.draw(told, self.rounds, RESULTS)
-        self.console.print(
-            f"Written: {', '.join(path.name for path in [RESULTS / name, RESULTS / 'latest.json', *drawn])}"
-        )
+        self.console.print(f"Written: {', '.join(path.name for path in [latest, *drawn])}")
+        self.console.print("The documents' figures follow with `make figures`.")
 
 
 def summary(measure: Measure, result: Result) -> str:

@@ -1,6 +1,6 @@
 """The host's way with paths: decoding, re-encoding, and the choice of a function. Pure.
 
-As read from the sources of the Functions host, of Kestrel and of YARP; what differs in Azure stands in the README.
+As read from the sources of the Functions host, of Kestrel and of YARP; docs/platform.md names them.
 """
 
 import json

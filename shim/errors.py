@@ -36,7 +36,7 @@ class ShimError(Exception):
     """A refusal by the shim itself, in the shape of OpenAI's errors.
 
     `message` is for the caller: it says what to do next and holds no secret.
-    `code` is stable, so that programs and the README's troubleshooting table can rely on it.
+    `code` is stable, so that programs and docs/troubleshooting.md can rely on it.
     """
 
     status: ClassVar[int]
