@@ -94,7 +94,7 @@ class Settings:
     )
     key_secret_prefix: str = _setting(
         lambda read: read.matching(
-            "KEY_NAME_PREFIX", _NAME_PREFIX, "apim-sub-", "letters, digits and dashes, at most 63"
+            "KEY_SECRET_PREFIX", _NAME_PREFIX, "apim-sub-", "letters, digits and dashes, at most 63"
         )
     )
     key_cache_ttl: float = _setting(lambda read: read.number("KEY_CACHE_TTL", 300, least=1))
