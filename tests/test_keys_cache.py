@@ -301,6 +301,23 @@ async def test_store_that_asks_for_an_hour_is_asked_again_after_a_minute(
         assert await store.find(GOOD)
 
 
+async def test_known_key_stays_good_for_as_long_as_the_store_asks_to_be_left_alone(
+    script: Script, clock: Clock
+) -> None:
+    subscription = script.hold(GOOD)
+    async with cached(script, clock) as store:
+        await store.find(GOOD)
+        clock.advance(TTL)
+        script.failure = unavailable(retry_after=3600)
+        assert await store.find(GOOD) is subscription
+        asked = len(script.asked)
+        clock.advance(limits.MAX_PAUSE - 1)
+        assert limits.MAX_PAUSE - 1 > limits.OUTAGE_MEMORY
+        assert await store.find(GOOD) is subscription
+        await settle()
+        assert len(script.asked) == asked
+
+
 async def test_unknown_key_is_remembered_for_a_short_time(script: Script, clock: Clock) -> None:
     async with cached(script, clock) as store:
         assert [await store.find(GOOD) for _ in range(10)] == [None] * 10

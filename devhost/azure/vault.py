@@ -88,6 +88,8 @@ class Version:
     not_before: datetime | None = None
     expires: datetime | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    # Whether it is the private key of a certificate.
+    managed: bool = False
     name: str = ""
 
     def attributes(self) -> dict[str, Any]:
@@ -263,10 +265,12 @@ class VaultDouble:
         return web.json_response({"value": latest.value, **self._item(f"{name}/{latest.name}", latest)})
 
     def _item(self, path: str, version: Version) -> dict[str, Any]:
+        managed = {"managed": True} if version.managed else {}
         return {
             "id": f"{self.url}/secrets/{path}",
             "attributes": version.attributes(),
             "tags": version.tags,
+            **managed,
         }
 
     def _page[Item](
