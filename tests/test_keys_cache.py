@@ -1,4 +1,7 @@
 import asyncio
+import contextlib
+import heapq
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -7,13 +10,15 @@ import pytest
 
 from devhost.azure.vault import START, Clock
 from shim.errors import KeyStoreUnavailable
-from shim.keys import cache, limits
+from shim.keys import cache, limits, listing
 from shim.keys.cache import CachedKeyStore
 from shim.keys.subscription import Subscription, digest_of
 
 TTL = 300.0
 STALE = 3600.0
 GOOD = digest_of("good key")
+# Of a list, as in Key Vault.
+PAGE = 25
 
 
 class Script:
@@ -25,6 +30,10 @@ class Script:
         self.failure: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
+        self.listings = self.listed = 0
+        self.list_failure: Exception | None = None
+        self.list_gate = asyncio.Event()
+        self.list_gate.set()
         self.closed = False
 
     def hold(
@@ -43,8 +52,18 @@ class Script:
             raise self.failure
         return self.held.get(digest)
 
+    async def digest_pages(self) -> AsyncIterator[list[str]]:
+        held = sorted(self.held)
+        self.listings += 1
+        for start in range(0, max(1, len(held)), PAGE):
+            self.listed += 1
+            await self.list_gate.wait()
+            if self.list_failure is not None:
+                raise self.list_failure
+            yield held[start : start + PAGE]
+
     async def warm(self) -> None:
-        pass
+        """Nothing to prepare."""
 
     async def check(self) -> None:
         if self.failure is not None:
@@ -282,6 +301,23 @@ async def test_store_that_asks_for_an_hour_is_asked_again_after_a_minute(
         assert await store.find(GOOD)
 
 
+async def test_known_key_stays_good_for_as_long_as_the_store_asks_to_be_left_alone(
+    script: Script, clock: Clock
+) -> None:
+    subscription = script.hold(GOOD)
+    async with cached(script, clock) as store:
+        await store.find(GOOD)
+        clock.advance(TTL)
+        script.failure = unavailable(retry_after=3600)
+        assert await store.find(GOOD) is subscription
+        asked = len(script.asked)
+        clock.advance(limits.MAX_PAUSE - 1)
+        assert limits.MAX_PAUSE - 1 > limits.OUTAGE_MEMORY
+        assert await store.find(GOOD) is subscription
+        await settle()
+        assert len(script.asked) == asked
+
+
 async def test_unknown_key_is_remembered_for_a_short_time(script: Script, clock: Clock) -> None:
     async with cached(script, clock) as store:
         assert [await store.find(GOOD) for _ in range(10)] == [None] * 10
@@ -343,12 +379,13 @@ async def test_flood_of_unknown_keys_spends_a_bounded_number_of_lookups(script: 
                 assert await store.find(digest_of(f"flood {number}")) is None
                 refused += 1
             except KeyStoreUnavailable as error:
-                delayed += error.retry_after == cache.RETRY_OVER_BUDGET
+                delayed += 1 <= error.retry_after <= listing.MIN_INTERVAL
             assert await store.find(GOOD) is subscription
         in_ten_seconds = cache.UNKNOWN_BURST + 10 * cache.UNKNOWN_PER_SECOND
         assert in_ten_seconds - 1 <= len(script.asked) <= in_ten_seconds
         assert refused == len(script.asked)
         assert delayed == 5000 - refused
+        assert script.listed == 1
 
 
 async def test_lookups_of_new_keys_take_turns_and_a_refresh_does_not_wait_for_its(
@@ -358,7 +395,10 @@ async def test_lookups_of_new_keys_take_turns_and_a_refresh_does_not_wait_for_it
     async with cached(script, clock) as store:
         assert await store.find(GOOD)
         script.gate.clear()
-        waiting = [asyncio.create_task(store.find(digest_of(f"new {number}"))) for number in range(10)]
+        waiting = [
+            asyncio.create_task(store.find(digest_of(f"new {number}")))
+            for number in range(2 * cache.MAX_REFRESHES)
+        ]
         await settled()
         assert len(script.asked) == 1 + cache.UNKNOWN_AT_ONCE
         clock.advance(0.9 * TTL)
@@ -373,15 +413,305 @@ async def test_lookups_of_new_keys_take_turns_and_a_refresh_does_not_wait_for_it
         assert len(script.asked) == 2 + cache.UNKNOWN_AT_ONCE
 
 
-async def test_new_good_key_in_a_flood_is_delayed_and_not_refused(script: Script, clock: Clock) -> None:
+async def spend_budget(store: CachedKeyStore) -> None:
+    for number in range(cache.UNKNOWN_BURST):
+        assert await store.find(digest_of(f"flood {number}")) is None
+
+
+async def test_good_key_in_a_flood_is_found_by_listing_the_keys_once(script: Script, clock: Clock) -> None:
+    digests = [digest_of(f"good {number}") for number in range(60)]
+    for digest in digests:
+        script.hold(digest)
+    async with cached(script, clock) as store:
+        await spend_budget(store)
+        assert script.listed == 0
+        script.asked.clear()
+        assert all([await store.find(digest) for digest in digests])
+        assert script.asked == digests
+        assert (script.listings, script.listed) == (1, 3)
+
+
+async def test_key_that_is_added_in_a_flood_is_accepted_when_its_retry_after_is_over(
+    script: Script, clock: Clock
+) -> None:
+    async with cached(script, clock) as store:
+        await spend_budget(store)
+        with pytest.raises(KeyStoreUnavailable):
+            await store.find(digest_of("one more"))
+        subscription = script.hold(GOOD)
+        with pytest.raises(KeyStoreUnavailable) as refused:
+            await store.find(GOOD)
+        assert refused.value.retry_after <= listing.MIN_INTERVAL
+        clock.advance(refused.value.retry_after - 1)
+        await flood(store, clock)
+        clock.advance(1)
+        await flood(store, clock)
+        await settle()
+        assert script.listings == 2
+        assert await store.find(GOOD) is subscription
+
+
+async def flood(store: CachedKeyStore, clock: Clock) -> None:
+    """Spends what has come into the budget by now, and tries one more."""
+    for number in range(cache.UNKNOWN_BURST + 1):
+        with contextlib.suppress(KeyStoreUnavailable):
+            await store.find(digest_of(f"flood at {clock.at}, {number}"))
+
+
+async def test_callers_wait_for_the_first_listing_and_for_no_later_one(script: Script, clock: Clock) -> None:
     subscription = script.hold(GOOD)
     async with cached(script, clock) as store:
-        for number in range(cache.UNKNOWN_BURST):
-            await store.find(digest_of(f"flood {number}"))
+        await spend_budget(store)
+        script.list_gate.clear()
+        good = asyncio.create_task(store.find(GOOD))
+        unknown = asyncio.create_task(store.find(digest_of("unknown")))
+        await settle()
+        assert not good.done()
+        script.list_gate.set()
+        assert await good is subscription
+        with pytest.raises(KeyStoreUnavailable):
+            await unknown
+        clock.advance(listing.MIN_INTERVAL)
+        await flood(store, clock)
+        script.list_gate.clear()
+        with pytest.raises(KeyStoreUnavailable):
+            await store.find(digest_of("another"))
+
+
+async def test_key_on_an_early_page_does_not_wait_for_the_last(script: Script, clock: Clock) -> None:
+    digests = sorted(digest_of(f"good {number}") for number in range(2 * PAGE))
+    for digest in digests:
+        script.hold(digest)
+    async with cached(script, clock) as store:
+        await spend_budget(store)
+        script.list_gate.clear()
+        first, last = (asyncio.create_task(store.find(digests[index])) for index in (0, -1))
+        await settle()
+        script.list_gate.set()
+        await settle()
+        script.list_gate.clear()
+        assert await first
+        script.list_gate.set()
+        assert await last
+
+
+async def test_long_list_is_read_less_often_so_that_its_calls_are_few_in_the_long_run(
+    script: Script, clock: Clock
+) -> None:
+    for number in range(5000):
+        script.hold(digest_of(f"good {number}"))
+    async with cached(script, clock) as store:
+        for _ in range(600):
+            clock.advance(1)
+            await flood(store, clock)
+            await settle()
+        assert script.listed <= 600 * listing.CALLS_PER_SECOND + 5000 / PAGE
+        assert script.listings == 15
+
+
+async def test_store_that_may_not_be_listed_is_asked_within_the_budget_all_the_same(
+    script: Script, clock: Clock
+) -> None:
+    subscription = script.hold(GOOD)
+    script.list_failure = unavailable()
+    async with cached(script, clock) as store:
+        await spend_budget(store)
+        for _ in range(10):
+            with pytest.raises(KeyStoreUnavailable) as refused:
+                await store.find(GOOD)
+        assert refused.value.retry_after == 1
+        assert script.listings == 1
+        # A list that fails is no outage: lookups go on.
+        clock.advance(1 / cache.UNKNOWN_PER_SECOND)
+        assert await store.find(GOOD) is subscription
+        clock.advance(listing.RETRY_AFTER_FAILURE)
+        await flood(store, clock)
+        assert script.listings == 2
+
+
+async def test_defect_in_a_listing_is_logged_without_its_message(
+    script: Script, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    script.list_failure = RuntimeError(f"cannot list {GOOD}")
+    async with cached(script, clock) as store:
+        await spend_budget(store)
         with pytest.raises(KeyStoreUnavailable):
             await store.find(GOOD)
-        clock.advance(cache.RETRY_OVER_BUDGET)
-        assert await store.find(GOOD) is subscription
+    assert "RuntimeError in Script.digest_pages" in caplog.text
+    assert GOOD[:9] not in caplog.text
+
+
+async def test_close_ends_a_listing_and_tells_those_who_wait(script: Script, clock: Clock) -> None:
+    script.hold(GOOD)
+    async with cached(script, clock) as store:
+        await spend_budget(store)
+        script.list_gate.clear()
+        waiting = asyncio.create_task(store.find(GOOD))
+        await settle()
+    with pytest.raises(KeyStoreUnavailable):
+        await waiting
+
+
+async def test_listed_key_that_is_no_longer_good_is_refused(script: Script, clock: Clock) -> None:
+    script.hold(GOOD, expires=START)
+    async with cached(script, clock) as store:
+        await spend_budget(store)
+        assert await store.find(GOOD) is None
+        assert await store.find(GOOD) is None
+        assert script.asked.count(GOOD) == 1
+
+
+async def test_size_of_a_listing_is_bounded() -> None:
+    async def pages() -> AsyncIterator[list[str]]:
+        yield [digest_of(f"key {number}") for number in range(10)]
+
+    known = listing.Listing(pages, clock=Clock(), max_listed=4)
+    assert [await known.finds(digest_of(f"key {number}")) for number in range(10)] == [True] * 4 + [False] * 6
+    await known.close()
+
+
+async def test_number_of_those_who_wait_is_bounded(script: Script, clock: Clock) -> None:
+    async with cached(script, clock) as store:
+        await spend_budget(store)
+        script.list_gate.clear()
+        waiting = [
+            asyncio.create_task(store.find(digest_of(f"waiting {number}")))
+            for number in range(listing.MAX_WAITING)
+        ]
+        await settle()
+        assert not any(task.done() for task in waiting)
+        with pytest.raises(KeyStoreUnavailable):
+            await store.find(digest_of("one too many"))
+        script.list_gate.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+# The budget.
+
+
+def test_budget_holds_no_more_than_its_brim_however_long_it_was_left_alone() -> None:
+    clock = Clock()
+    budget = limits.Budget(burst=3, per_second=2, clock=clock)
+    clock.advance(1000)
+    assert [budget.take() for _ in range(4)] == [True, True, True, False]
+    clock.advance(0.5)
+    assert [budget.take() for _ in range(2)] == [True, False]
+
+
+def test_refund_fills_the_budget_by_one_and_not_over_its_brim() -> None:
+    budget = limits.Budget(burst=3, per_second=2, clock=Clock())
+    budget.give_back()
+    assert [budget.take() for _ in range(4)] == [True, True, True, False]
+    budget.give_back()
+    assert [budget.take() for _ in range(2)] == [True, False]
+
+
+async def test_only_lookups_that_find_no_good_key_are_spent(script: Script, clock: Clock) -> None:
+    async with cached(script, clock, max_known=1000) as store:
+        for number in range(cache.UNKNOWN_BURST - 1):
+            await store.find(digest_of(f"flood {number}"))
+        # One is left, and each of these takes it and gives it back.
+        for number in range(10):
+            script.hold(digest_of(f"good {number}"))
+            assert await store.find(digest_of(f"good {number}"))
+        assert script.listings == 0
+        assert await store.find(digest_of("the last")) is None
+        with pytest.raises(KeyStoreUnavailable):
+            await store.find(digest_of("beyond"))
+        assert script.listings == 1
+
+
+async def test_listed_key_gives_back_nothing_since_it_took_nothing(script: Script, clock: Clock) -> None:
+    script.hold(GOOD)
+    async with cached(script, clock) as store:
+        await spend_budget(store)
+        assert await store.find(GOOD)
+        with pytest.raises(KeyStoreUnavailable):
+            await store.find(digest_of("beyond"))
+
+
+async def test_failed_lookups_are_spent(script: Script, clock: Clock) -> None:
+    async with cached(script, clock) as store:
+        for number in range(cache.UNKNOWN_BURST - 1):
+            await store.find(digest_of(f"flood {number}"))
+        script.failure = unavailable(retry_after=0)
+        with pytest.raises(KeyStoreUnavailable, match="away"):
+            await store.find(digest_of("the last"))
+        script.failure = None
+        clock.advance(1)
+        script.asked.clear()
+        await flood(store, clock)
+        assert len(script.asked) == cache.UNKNOWN_PER_SECOND
+
+
+# A flood, as it is.
+
+
+class Network(Clock):
+    """Simulated time in which calls to the store take a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._timers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._numbers = itertools.count()
+
+    async def sleep(self, seconds: float) -> None:
+        timer = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._timers, (self.at + seconds, next(self._numbers), timer))
+        await timer
+
+    async def pass_time(self, seconds: float) -> None:
+        self.advance(seconds)
+        while self._timers and self._timers[0][0] <= self.at:
+            timer = heapq.heappop(self._timers)[2]
+            if not timer.done():
+                timer.set_result(None)
+        await settle()
+
+
+class SlowScript(Script):
+    """Answers each call after 20 ms, as Key Vault does."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self._network = network
+
+    async def find(self, digest: str) -> Subscription | None:
+        await self._network.sleep(0.02)
+        return await super().find(digest)
+
+    async def digest_pages(self) -> AsyncIterator[list[str]]:
+        async for page in super().digest_pages():
+            await self._network.sleep(0.02)
+            yield page
+
+
+async def test_a_thousand_unknown_keys_a_second_lock_no_good_key_out() -> None:
+    network = Network()
+    script = SlowScript(network)
+    good = [digest_of(f"good {number}") for number in range(150)]
+    for digest in [*good, *(digest_of(f"idle {number}") for number in range(4850))]:
+        script.hold(digest)
+    async with cached(script, network, max_known=1000) as store:
+        unknown: set[asyncio.Task[Subscription | None]] = set()
+        tried = []
+        # 15 s at 1 ms; a good key, never seen before, every 100 ms.
+        for number in range(15_000):
+            unknown.add(asyncio.create_task(store.find(digest_of(f"flood {number}"))))
+            if number % 100 == 0:
+                tried.append(asyncio.create_task(store.find(good[number // 100])))
+            await network.pass_time(0.001)
+        for _ in range(5000):
+            await network.pass_time(0.001)
+        accepted = [task for task in tried if task.exception() is None and task.result() is not None]
+        refusals = [task.exception() for task in unknown]
+        looked_up = [digest for digest in script.asked if digest not in good]
+    assert len(accepted) >= 149
+    assert len(looked_up) <= cache.UNKNOWN_BURST + 20 * cache.UNKNOWN_PER_SECOND
+    assert len(script.asked) - len(looked_up) == 150
+    assert script.listed == 200
+    # Whatever is not known to be unknown is told to try again.
+    assert sum(refusal is None for refusal in refusals) == len(looked_up)
 
 
 async def test_known_keys_are_refreshed_though_a_flood_has_spent_the_budget(

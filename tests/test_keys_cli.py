@@ -109,6 +109,24 @@ async def test_list_shows_everything_but_keys(azure: Azure, keys: Keys) -> None:
     assert KEY not in done.output
 
 
+async def test_private_key_of_a_certificate_is_no_key(azure: Azure, keys: Keys) -> None:
+    azure.vault.put(f"{PREFIX}certificate", "private-key", managed=True)
+    assert json.loads((await keys("list", "--json")).stdout) == []
+    assert (await keys("revoke", f"{PREFIX}certificate")).exit_code == 1
+    assert azure.vault.secrets[f"{PREFIX}certificate"][0].enabled
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+async def test_too_few_digits_name_no_key(azure: Azure, keys: Keys, digits: int) -> None:
+    azure.vault.put(name_of(KEY), KEY, tags={"label": "team-a"})
+    for command in (["revoke"], ["rotate"], ["show"]):
+        assert (await keys(*command, digest_of(KEY)[:digits])).exit_code == 1
+    [version] = azure.vault.secrets[name_of(KEY)]
+    assert version.enabled
+    assert version.expires is None
+    assert (await keys("revoke", digest_of(KEY)[:4])).exit_code == 0
+
+
 async def test_label_is_text_whatever_it_holds(azure: Azure, keys: Keys) -> None:
     azure.vault.put(name_of(KEY), KEY, tags={"label": "[red]team[/red]"})
     assert "[red]team[/red]" in (await keys("list")).stdout

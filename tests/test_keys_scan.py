@@ -56,10 +56,12 @@ async def test_only_enabled_secrets_with_the_prefix_are_read(vault: VaultDouble,
     vault.put("APIM-team-b", OTHER)
     vault.put("database-password", "not-a-key")
     vault.put("apim-off", "key-that-is-off", enabled=False)
+    vault.put("apim-certificate", "private-key-of-a-certificate", managed=True)
     assert await find(store, OLD)
     assert await find(store, OTHER)
     assert await find(store, "not-a-key") is None
     assert await find(store, "key-that-is-off") is None
+    assert await find(store, "private-key-of-a-certificate") is None
     assert sorted(vault.read) == ["APIM-team-b", "apim-team-a"]
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 from aiohttp import web
+from azure.core.credentials import AccessTokenInfo, TokenRequestOptions
 from azure.core.settings import settings as azure_settings
 
 from devhost.azure.faults import (
@@ -25,6 +26,7 @@ from devhost.azure.faults import (
 from devhost.azure.vault import START, Clock, Credential, VaultDouble
 from shim.errors import KeyStoreUnavailable, render
 from shim.keys import open_key_store
+from shim.keys.azure import credential as credentials
 from shim.keys.azure import key_vault as secrets
 from shim.keys.azure.credential import SharedCredential, open_credential
 from shim.keys.azure.key_vault import VaultSecrets
@@ -134,6 +136,32 @@ async def test_absent_deleted_and_disabled_secrets_are_unknown_keys(
     assert await store.find(DIGEST)
     vault.delete(NAME)
     assert await store.find(DIGEST) is None
+
+
+async def test_keys_are_listed_by_digest_without_values_disabled_ones_or_certificates(
+    vault: VaultDouble, store: VaultKeyStore
+) -> None:
+    vault.page_size = 2
+    good = [digest_of(f"key {number}") for number in range(3)]
+    for digest in good:
+        vault.put(PREFIX + digest, "x")
+    vault.put(PREFIX + digest_of("disabled"), "x", enabled=False)
+    vault.put(PREFIX + digest_of("certificate"), "x", managed=True)
+    vault.put(f"{PREFIX}team-a", "x")
+    vault.put(f"other-{digest_of('other')}", "x")
+    pages = [page async for page in store.digest_pages()]
+    assert sorted(digest for page in pages for digest in page) == sorted(good)
+    assert vault.calls["list"] == len(pages) == 4
+    assert vault.read == []
+
+
+async def test_list_that_is_refused_is_logged_with_its_remedy(
+    vault: VaultDouble, store: VaultKeyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    vault.fault = forbidden("AccessDenied")
+    with pytest.raises(KeyStoreUnavailable):
+        _ = [page async for page in store.digest_pages()]
+    assert "Get and List in its access policies" in caplog.text
 
 
 async def test_expiry_and_not_before_are_honoured_though_the_vault_hands_out_the_secret(
@@ -549,13 +577,55 @@ async def test_elsewhere_the_credential_is_the_developers(monkeypatch: pytest.Mo
     await credential.close()
 
 
-async def test_token_is_asked_for_again_before_it_ends(credential: Credential) -> None:
+SCOPE = "https://vault.azure.net/.default"
+
+
+class ShortLived(Credential):
+    """Gives tokens that last an hour of a clock moved by hand; the service may ask for their renewal before."""
+
+    def __init__(self, clock: Clock, refresh_after: int | None) -> None:
+        super().__init__()
+        self._clock = clock
+        self._refresh_after = refresh_after
+
+    async def get_token_info(
+        self, *scopes: str, options: TokenRequestOptions | None = None
+    ) -> AccessTokenInfo:
+        token = await super().get_token_info(*scopes, options=options)
+        issued = int(self._clock())
+        refresh_on = None if self._refresh_after is None else issued + self._refresh_after
+        return AccessTokenInfo(token.token, issued + 3600, refresh_on=refresh_on)
+
+
+@pytest.mark.parametrize(
+    ("refresh_after", "renewed_at"),
+    [(None, 3600 - credentials.TOKEN_MARGIN), (1800, 1800)],
+    ids=["before its end", "when the service wants"],
+)
+async def test_token_is_renewed_before_it_ends(
+    clock: Clock, refresh_after: int | None, renewed_at: float
+) -> None:
+    short_lived = ShortLived(clock, refresh_after)
+    shared = SharedCredential(short_lived, now=clock)
+    await shared.get_token_info(SCOPE)
+    clock.advance(renewed_at - 1)
+    await shared.get_token_info(SCOPE)
+    assert short_lived.asked == 1
+    clock.advance(1)
+    renewed = await shared.get_token_info(SCOPE)
+    assert short_lived.asked == 2
+    assert renewed.expires_on == clock() + 3600
+    await shared.get_token_info(SCOPE)
+    assert short_lived.asked == 2
+    await shared.close()
+
+
+async def test_token_that_the_vault_refused_is_replaced(credential: Credential) -> None:
     shared = SharedCredential(credential)
-    scope = "https://vault.azure.net/.default"
-    assert (await shared.get_token_info(scope)).token == credential.token
-    await shared.get_token_info(scope)
+    assert (await shared.get_token_info(SCOPE)).token == credential.token
+    await shared.get_token_info(SCOPE)
     assert credential.asked == 1
-    # The vault has refused the token, and says what a new one must answer.
-    await shared.get_token_info(scope, options={"claims": '{"access_token": {}}'})
+    # The vault has refused the token, and says what a new one must satisfy.
+    await shared.get_token_info(SCOPE, options={"claims": '{"access_token": {}}'})
     assert credential.asked == 2
     await shared.close()

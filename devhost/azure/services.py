@@ -124,12 +124,15 @@ class Azure:
     clock: Clock
     environ: dict[str, str] = field(default_factory=dict)
     tokens: int = 0
+    # Of the identities that asked for a token, None for the system-assigned one, with what it is for.
+    asked: list[tuple[str | None, str]] = field(default_factory=list)
 
     async def token(self, request: web.Request) -> web.Response:
         """As App Service's identity endpoint: https://learn.microsoft.com/azure/app-service/overview-managed-identity"""
         if request.headers.get("X-IDENTITY-HEADER") != IDENTITY_HEADER:
             return web.json_response({"statusCode": 401, "message": "no such header"}, status=401)
         self.tokens += 1
+        self.asked.append((request.query.get("client_id"), request.query["resource"]))
         return web.json_response(
             {
                 "access_token": self.credential.token,

@@ -9,7 +9,7 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -88,6 +88,8 @@ class Version:
     not_before: datetime | None = None
     expires: datetime | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    # Whether it is the private key of a certificate.
+    managed: bool = False
     name: str = ""
 
     def attributes(self) -> dict[str, Any]:
@@ -135,10 +137,13 @@ class VaultDouble:
         self.read: list[str] = []
         self.fault: Fault | None = None
         self.page_size = 25
+        # Seconds until each response.
+        self.latency = 0.0
         self.waiting = asyncio.Event()
         self._credential = credential
         self._clock = clock
         self._secrets: dict[str, list[Version]] = {}
+        self._names: list[str] = []
         self._port = 0
         self._runner: web.AppRunner | None = None
         self._version_numbers = itertools.count(1)
@@ -170,6 +175,7 @@ class VaultDouble:
 
     def delete(self, secret: str) -> None:
         del self._secrets[secret]
+        self._names = []
 
     def transport(self) -> AioHttpTransport:
         """What the SDK's client is to send through: it trusts the double's certificate, and finds it."""
@@ -206,17 +212,16 @@ class VaultDouble:
         kind = "list" if len(parts) == 1 else "versions" if parts[-1] == "versions" else "get"
         kind = {"PUT": "put", "PATCH": "change"}.get(request.method, kind)
         self.calls[kind] += 1
+        if self.latency:
+            await asyncio.sleep(self.latency)
         if self.fault is not None:
             return await self.fault(request)
         if kind == "list":
-            items = [self._item(name, versions[-1]) for name, versions in sorted(self._secrets.items())]
-            return self._page(request, items)
+            return self._page(request, self._sorted_names(), lambda name: (name, self._secrets[name][-1]))
         if kind == "versions":
             # In the order of the versions' names, which is no order in time.
             versions = sorted(self._secrets.get(parts[1], []), key=lambda version: version.name, reverse=True)
-            return self._page(
-                request, [self._item(f"{parts[1]}/{version.name}", version) for version in versions]
-            )
+            return self._page(request, versions, lambda version: (f"{parts[1]}/{version.name}", version))
         if kind in ("put", "change"):
             return self._write(kind, parts[1], await request.json())
         return self._secret(parts[1], parts[2] if len(parts) > 2 else None)
@@ -260,22 +265,32 @@ class VaultDouble:
         return web.json_response({"value": latest.value, **self._item(f"{name}/{latest.name}", latest)})
 
     def _item(self, path: str, version: Version) -> dict[str, Any]:
+        managed = {"managed": True} if version.managed else {}
         return {
             "id": f"{self.url}/secrets/{path}",
             "attributes": version.attributes(),
             "tags": version.tags,
+            **managed,
         }
 
-    def _page(self, request: web.Request, items: list[dict[str, Any]]) -> web.Response:
+    def _page[Item](
+        self, request: web.Request, items: Sequence[Item], describe: Callable[[Item], tuple[str, Version]]
+    ) -> web.Response:
         size = min(self.page_size, int(request.query.get("maxresults", self.page_size)))
         begin = int(request.query.get("$skiptoken", "0"))
         end = begin + size
         # The real one names the port, which clients do not.
-        following = (
-            f"https://{self.host}:443{request.path}?api-version=7.6&$skiptoken={end}&maxresults={size}"
-        )
+        host = f"{self.host}:443" if request.host == self.host else request.host
+        following = f"https://{host}{request.path}?api-version=7.6&$skiptoken={end}&maxresults={size}"
         more = end < len(items)
-        return web.json_response({"value": items[begin:end], "nextLink": following if more else None})
+        page = [self._item(*describe(item)) for item in items[begin:end]]
+        return web.json_response({"value": page, "nextLink": following if more else None})
+
+    def _sorted_names(self) -> list[str]:
+        """Sorted again only after a change: benchmarks have 100,000."""
+        if len(self._names) != len(self._secrets):
+            self._names = sorted(self._secrets)
+        return self._names
 
     # Faults.
 

@@ -1,5 +1,9 @@
 """Subscription keys: where they are kept, and how they are found by digest."""
 
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
 from shim.keys.azure.api_management import Apim
 from shim.keys.azure.key_vault import VaultSecrets
 from shim.keys.azure.writing import WritableSecrets
@@ -11,15 +15,24 @@ from shim.keys.subscription import Subscription, digest_of
 from shim.keys.vault import VaultKeyStore
 from shim.settings import Settings
 
-# Seconds for one call where nobody's request waits for it: the Azure CLI alone may take five for a token.
+# Seconds for one call that no request waits for: the Azure CLI alone may take five for a token.
 OPERATOR_BUDGET = 30.0
 
 
-def open_key_store(settings: Settings) -> KeyStore:
-    """The key store that the settings describe. Connects to nothing and imports no SDK until it is asked."""
+def open_key_store(
+    settings: Settings,
+    *,
+    secrets: VaultSecrets | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> KeyStore:
+    """The key store that the settings describe. Connects to nothing and imports no SDK until its first call.
+
+    `secrets` stands in for the settings' vault.
+    """
     if settings.key_vault_url is None:
         return LocalKeyStore(_local_subscriptions(settings))
-    secrets = VaultSecrets(
+    secrets = secrets or VaultSecrets(
         settings.key_vault_url, in_azure=settings.in_azure, client_id=settings.azure_client_id
     )
     if settings.key_lookup == "scan":
@@ -29,16 +42,20 @@ def open_key_store(settings: Settings) -> KeyStore:
             ttl=settings.key_cache_ttl,
             stale=settings.key_cache_stale,
             grace=settings.key_rotation_grace,
+            clock=clock,
+            now=now,
         )
     return CachedKeyStore(
-        VaultKeyStore(secrets, prefix=settings.key_secret_prefix),
+        VaultKeyStore(secrets, prefix=settings.key_secret_prefix, now=now),
         ttl=settings.key_cache_ttl,
         stale=settings.key_cache_stale,
+        clock=clock,
+        now=now,
     )
 
 
 def open_secrets(settings: Settings) -> WritableSecrets | None:
-    """The settings' vault, to be changed; None where they name none. Connects to nothing until it is asked."""
+    """The settings' vault, for writing; None where they name none. Connects to nothing until its first call."""
     if settings.key_vault_url is None:
         return None
     return WritableSecrets(

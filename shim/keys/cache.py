@@ -1,4 +1,4 @@
-"""A key store's answers, remembered: known keys wait for nothing, unknown ones cost little."""
+"""A cache in front of a key store: known keys wait for nothing, unknown ones cost little."""
 
 import asyncio
 import logging
@@ -7,12 +7,14 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from shim.errors import KeyStoreUnavailable, describe_defect
 from shim.keys.limits import Budget, Outage
-from shim.keys.store import KeyStore
+from shim.keys.listing import Listing
+from shim.keys.store import ListableKeyStore
 from shim.keys.subscription import Subscription
 
 log = logging.getLogger(__name__)
@@ -20,25 +22,26 @@ log = logging.getLogger(__name__)
 # A known key is about 1 kB, an unknown one about 200 bytes: 100 MB and 3 MB at most.
 MAX_KNOWN = 100_000
 MAX_UNKNOWN = 16_384
-# Seconds for which a digest that no key has is remembered, and so the longest that a key which was tried
-# too early stays refused.
+# Seconds for which a digest that no key has is remembered, and so the longest that a key stays refused if it was
+# tried before it was added.
 UNKNOWN_TTL = 10.0
-# A known key is looked up again in the background when it is used and this part of its ttl is over. It is
-# drawn anew each time, so that keys which were first seen together are not looked up together for ever.
+# A known key is looked up again in the background when it is used after this part of its ttl. The part is drawn
+# anew each time, so that keys first seen together are not looked up together for ever.
 REFRESH_AFTER = (0.6, 0.8)
-# Background lookups at once; a key that finds no place has until the end of its ttl to find one.
+# Background lookups at once; a key beyond that is tried again whenever it is used before its ttl ends.
 MAX_REFRESHES = 32
-# Lookups of digests never seen good. Key Vault allows a vault 4,000 GETs in 10 s, that is, 40 instances under
-# a flood at 10 per second: https://learn.microsoft.com/azure/key-vault/general/service-limits
-# A lookup that finds a key is given back, so that at a cold start only those under way at once count.
+# Lookups of digests that are neither known nor listed. Key Vault allows a vault 4,000 calls in 10 s, that is, 40
+# instances under a flood at 10 per second, five for lookups and five for listings:
+# https://learn.microsoft.com/azure/key-vault/general/service-limits
+# A lookup that finds a key is given back, so that at a cold start only those in flight at once count.
 UNKNOWN_BURST = 100
-UNKNOWN_PER_SECOND = 10.0
-# Of those, under way at once: each costs this process some milliseconds, and a burst of them all at once would
-# hold up every stream for a second. They wait for their turn so many seconds.
+UNKNOWN_PER_SECOND = 5.0
+# Lookups in flight at once: each costs this process some milliseconds, and a burst of them would hold up every
+# stream for a second. They wait this many seconds for their turn.
 UNKNOWN_AT_ONCE = 2
-UNKNOWN_PATIENCE = 5.0
+LISTED_AT_ONCE = 4
+TURN_PATIENCE = 5.0
 # Seconds.
-RETRY_OVER_BUDGET = 1
 RETRY_AFTER_DEFECT = 5
 
 BUSY = "The API key could not be checked just now, because too many unknown keys are being tried. Try again."
@@ -47,7 +50,7 @@ UNAVAILABLE = "The API key could not be checked just now. Try again."
 
 @dataclass(slots=True)
 class _Known:
-    """A good answer, and when it is to be asked for again (seconds of the clock)."""
+    """A good key, and until when that may be relied on (seconds of the clock)."""
 
     subscription: Subscription
     refresh_at: float
@@ -55,19 +58,33 @@ class _Known:
     stale_until: float
 
 
+type _Outcome = Subscription | KeyStoreUnavailable | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """How lookups of one kind are rationed: so many at once, and each from a budget if there is one."""
+
+    turns: AbstractAsyncContextManager[object]
+    budget: Budget | None = None
+
+
 class CachedKeyStore:
-    """Remembers the answers of `store` by digest. Times are in seconds.
+    """Remembers what `store` says about each digest. Times are in seconds.
 
-    * A key that `store` takes back is refused `ttl` after the last good answer at the latest.
-    * While `store` fails, known keys stay good for `stale` after their last good answer.
-    * Whatever cannot be said raises KeyStoreUnavailable; only an answer of `store` makes a key unknown.
+    * A key that is revoked in `store` is refused at most `ttl` after it was last found good.
+    * While `store` fails, known keys stay good for `stale` after they were last found good.
+    * A failure raises KeyStoreUnavailable; only a response of `store` makes a key unknown.
+    * Unknown keys call `store` UNKNOWN_BURST times at once and UNKNOWN_PER_SECOND times a second. Beyond that the keys
+      are listed, by at most listing.CALLS_PER_SECOND calls a second, and those that exist are looked up all the same:
+      a flood of unknown keys locks none of them out, and costs one more call for each.
 
-    A lookup belongs to no caller: callers with the same digest share it, and it goes on when they leave.
+    A lookup belongs to no caller: callers with the same digest share it, and it goes on when they disconnect.
     """
 
     def __init__(
         self,
-        store: KeyStore,
+        store: ListableKeyStore,
         *,
         ttl: float,
         stale: float,
@@ -86,14 +103,18 @@ class CachedKeyStore:
         # Both in the order of use, the least recently used first.
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._unknown_until: OrderedDict[str, float] = OrderedDict()
-        self._lookups: dict[str, asyncio.Task[Subscription | KeyStoreUnavailable | None]] = {}
+        self._lookups: dict[str, asyncio.Task[_Outcome]] = {}
+        self._refreshes: set[str] = set()
         self._budget = Budget(burst=UNKNOWN_BURST, per_second=UNKNOWN_PER_SECOND, clock=clock)
-        self._turns = asyncio.Semaphore(UNKNOWN_AT_ONCE)
+        self._listing = Listing(store.digest_pages, clock=clock)
+        self._known_lane = _Lane(nullcontext())
+        self._listed_lane = _Lane(asyncio.Semaphore(LISTED_AT_ONCE))
+        self._unknown_lane = _Lane(asyncio.Semaphore(UNKNOWN_AT_ONCE), self._budget)
         self._outage = Outage(clock)
         self._closed = False
 
     def peek(self, digest: str) -> Subscription | None:
-        """The subscription, if that can be said without waiting; None means that `find` must be asked."""
+        """The subscription, if that can be told without waiting; None means that `find` must be called."""
         known = self._known.get(digest)
         if known is None:
             return None
@@ -120,8 +141,9 @@ class CachedKeyStore:
         await self._store.check()
 
     async def close(self) -> None:
-        """Ends what is under way; its callers are told that the key could not be checked."""
+        """Ends what is in flight; its callers are told that the key could not be checked."""
         self._closed = True
+        await self._listing.close()
         lookups = list(self._lookups.values())
         for lookup in lookups:
             lookup.cancel()
@@ -134,57 +156,74 @@ class CachedKeyStore:
         if lookup is None:
             if self._is_known_unknown(digest):
                 return None
-            self._admit(digest)
-            lookup = self._begin(digest)
+            self._refuse_while_unavailable()
+            lane = self._lane_of(digest)
+            if lane is None:
+                if await self._listing.finds(digest):
+                    return await self.find(digest)
+                raise KeyStoreUnavailable(BUSY, retry_after=self._listing.retry_after)
+            lookup = self._begin(digest, lane)
         # Unlike await, wait does not cancel the lookup together with this caller.
         await asyncio.wait([lookup])
-        answer = KeyStoreUnavailable(UNAVAILABLE) if lookup.cancelled() else lookup.result()
-        if not isinstance(answer, KeyStoreUnavailable):
-            return answer
+        outcome = KeyStoreUnavailable(UNAVAILABLE) if lookup.cancelled() else lookup.result()
+        if not isinstance(outcome, KeyStoreUnavailable):
+            return outcome
         if stale := self.peek(digest):
             return stale
         # A new one for every caller: an exception that is raised twice keeps the frames of both.
-        raise KeyStoreUnavailable(answer.message, retry_after=answer.retry_after)
+        raise KeyStoreUnavailable(outcome.message, retry_after=outcome.retry_after)
 
     def _is_known_unknown(self, digest: str) -> bool:
         return self._unknown_until.get(digest, -math.inf) > self._clock()
 
-    def _admit(self, digest: str) -> None:
-        """Raises KeyStoreUnavailable if the store must not be asked for this digest now."""
+    def _refuse_while_unavailable(self) -> None:
+        """Raises KeyStoreUnavailable if the store must not be called now."""
         if self._closed:
             raise KeyStoreUnavailable(UNAVAILABLE)
         if pause := self._outage.pause:
             raise KeyStoreUnavailable(UNAVAILABLE, retry_after=pause)
-        if digest not in self._known and not self._budget.take():
-            raise KeyStoreUnavailable(BUSY, retry_after=RETRY_OVER_BUDGET)
+
+    def _lane_of(self, digest: str) -> _Lane | None:
+        """How this digest may be looked up now; None if it is not known to exist, and the budget is spent."""
+        if digest in self._known:
+            return self._known_lane
+        if digest in self._listing:
+            return self._listed_lane
+        return self._unknown_lane if self._budget.take() else None
 
     def _refresh(self, digest: str) -> None:
-        under_way = digest in self._lookups or len(self._lookups) >= MAX_REFRESHES
-        if not under_way and not self._closed and not self._outage.pause:
-            self._begin(digest)
+        if digest in self._lookups or len(self._refreshes) >= MAX_REFRESHES:
+            return
+        if not self._closed and not self._outage.pause:
+            self._refreshes.add(digest)
+            self._begin(digest, self._known_lane)
 
-    def _begin(self, digest: str) -> asyncio.Task[Subscription | KeyStoreUnavailable | None]:
-        lookup = self._lookups[digest] = asyncio.create_task(self._look_up(digest))
+    def _begin(self, digest: str, lane: _Lane) -> asyncio.Task[_Outcome]:
+        lookup = self._lookups[digest] = asyncio.create_task(self._look_up(digest, lane))
         return lookup
 
-    async def _look_up(self, digest: str) -> Subscription | KeyStoreUnavailable | None:
+    async def _look_up(self, digest: str, lane: _Lane) -> _Outcome:
         """Asks the store when it is this digest's turn. A failure is returned: nobody may be left to catch it."""
+        spent = False
         try:
-            if digest in self._known:
-                return await self._consult(digest)
-            async with asyncio.timeout(UNKNOWN_PATIENCE) as patience, self._turns:
+            async with asyncio.timeout(TURN_PATIENCE) as patience, lane.turns:
                 patience.reschedule(None)
-                # Those before may have found that the store fails.
+                # An earlier lookup may have found that the store fails.
                 if pause := self._outage.pause:
                     return KeyStoreUnavailable(UNAVAILABLE, retry_after=pause)
-                return await self._consult(digest)
+                outcome = await self._consult(digest)
+                spent = not isinstance(outcome, Subscription)
+                return outcome
         except TimeoutError:
-            return KeyStoreUnavailable(BUSY, retry_after=RETRY_OVER_BUDGET)
+            return KeyStoreUnavailable(BUSY, retry_after=self._listing.retry_after)
         finally:
+            if lane.budget is not None and not spent:
+                lane.budget.give_back()
             self._lookups.pop(digest, None)
+            self._refreshes.discard(digest)
 
-    async def _consult(self, digest: str) -> Subscription | KeyStoreUnavailable | None:
-        """Asks the store and remembers."""
+    async def _consult(self, digest: str) -> _Outcome:
+        """Asks the store, and remembers what it says."""
         at = self._clock()
         try:
             found = await self._store.find(digest)
@@ -205,9 +244,7 @@ class CachedKeyStore:
         return failure
 
     def _remember_known(self, digest: str, subscription: Subscription, at: float) -> None:
-        if digest not in self._known:
-            self._budget.give_back()
-        # Counted from the question, not from the answer: the key may have been taken back in between.
+        # Counted from the request, not from the response: the key may have been revoked in between.
         self._known[digest] = _Known(
             subscription,
             refresh_at=at + self._ttl * random.uniform(*REFRESH_AFTER),  # noqa: S311 - spreads load, guards nothing

@@ -1,12 +1,12 @@
-"""How much a key store may be asked: a budget for keys never seen good, and rest while it fails."""
+"""How often a key store may be called: a budget for keys never seen good, and a pause while it fails."""
 
 import math
 from collections.abc import Callable
 
-# Seconds. However long a store asks to be left alone, it is asked again after this.
+# Seconds. However long a store asks to be left alone, it is called again after this.
 MAX_PAUSE = 60
-# Seconds after the last failure in which the store still counts as failing. Only then are answers older than
-# the cache's ttl used, so that an outage long past does not prolong a revoked key.
+# Seconds after the last failure for which the store still counts as failing. Only then are keys good beyond the
+# cache's ttl, so that an outage long past does not prolong a revoked key.
 OUTAGE_MEMORY = 30
 
 
@@ -31,11 +31,12 @@ class Budget:
         return True
 
     def give_back(self) -> None:
+        """Returns a lookup that was not spent; the budget never holds more than `burst`."""
         self._left = min(self._burst, self._left + 1)
 
 
 class Outage:
-    """Whether a store fails, and for how long it is left alone."""
+    """Whether a store is failing, and for how long it is left alone."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -43,20 +44,20 @@ class Outage:
         self._paused_until = -math.inf
 
     def begin(self, retry_after: int) -> None:
-        """The store gave no answer and is not to be asked for `retry_after` seconds."""
+        """A call failed, and none is to be made for `retry_after` seconds."""
         self._failed_at = self._clock()
         self._paused_until = self._failed_at + min(retry_after, MAX_PAUSE)
 
     def end(self) -> None:
-        """The store answered."""
+        """A call succeeded."""
         self._failed_at = self._paused_until = -math.inf
 
     @property
     def lasts(self) -> bool:
-        """Whether answers older than the cache's ttl may be used."""
+        """Whether keys may be good beyond the cache's ttl."""
         return self._clock() < max(self._failed_at + OUTAGE_MEMORY, self._paused_until)
 
     @property
     def pause(self) -> int:
-        """Seconds for which the store is still left alone; 0 if it may be asked."""
+        """Seconds for which the store is still left alone; 0 if it may be called."""
         return math.ceil(max(0.0, self._paused_until - self._clock()))

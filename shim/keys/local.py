@@ -1,4 +1,4 @@
-"""Subscription keys from the local settings, for running without Azure."""
+"""Subscription keys from the settings, for running without Azure."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime

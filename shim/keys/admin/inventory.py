@@ -41,7 +41,7 @@ class NoSuchKeyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A key's secret, without its value. `name` holds the whole digest, so that it is not shown."""
+    """A key's secret, without its value. `name` holds the whole digest, so it is never shown."""
 
     name: str = field(repr=False)
     prefix: str

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from shim.errors import KeyStoreUnavailable
@@ -96,19 +96,25 @@ class VaultSecrets:
 
         return await self._call(ask)
 
-    async def list(self) -> AsyncIterator[SecretProperties]:
-        """Every secret's name and attributes, page by page, without values. Raises VaultError."""
+    async def pages(self) -> AsyncIterator[Sequence[SecretProperties]]:
+        """Every secret's name and attributes, without values, by the page: a call for each. Raises VaultError."""
         client = await self._call(_itself)
-        items = client.list_properties_of_secrets(**call_options())
-        async for item in self._paged(items.by_page()):
-            yield item
+        async for page in self._paged(client.list_properties_of_secrets(**call_options()).by_page()):
+            yield page
+
+    async def list(self) -> AsyncIterator[SecretProperties]:
+        """Every secret's name and attributes, without values. Raises VaultError."""
+        async for page in self.pages():
+            for item in page:
+                yield item
 
     async def versions(self, name: str) -> AsyncIterator[SecretProperties]:
         """Every version of a secret, in no useful order, without values. Raises VaultError."""
         client = await self._call(_itself)
         items = client.list_properties_of_secret_versions(name, **call_options())
-        async for item in self._paged(items.by_page()):
-            yield item
+        async for page in self._paged(items.by_page()):
+            for item in page:
+                yield item
 
     async def warm(self) -> None:
         """Imports the SDK and opens its client, which takes half a second, and asks neither vault nor identity."""
@@ -136,8 +142,8 @@ class VaultSecrets:
 
     async def _paged(
         self, pages: AsyncIterator[AsyncIterator[SecretProperties]]
-    ) -> AsyncIterator[SecretProperties]:
-        async def next_page(_: SecretClient) -> list[SecretProperties] | None:
+    ) -> AsyncIterator[Sequence[SecretProperties]]:
+        async def next_page(_: SecretClient) -> Sequence[SecretProperties] | None:
             from azure.core.exceptions import HttpResponseError
 
             try:
@@ -150,8 +156,7 @@ class VaultSecrets:
             return None if page is None else [item async for item in page]
 
         while (items := await self._call(next_page)) is not None:
-            for item in items:
-                yield item
+            yield items
 
     async def _call[Result](self, ask: Callable[[SecretClient], Awaitable[Result]]) -> Result:
         try:
