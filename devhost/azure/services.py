@@ -19,6 +19,7 @@ from devhost.azure.faults import CLIENT, PRINCIPAL
 from devhost.azure.tls import client_tls, server_tls, write_authority
 from devhost.azure.vault import Clock, Credential, VaultDouble, running_vault
 from shim.keys.azure.api_management import Apim
+from shim.keys.azure.sockets import make_socket
 from shim.keys.azure.writing import WritableSecrets
 from shim.settings import Settings
 
@@ -152,7 +153,7 @@ class Azure:
         if settings.apim_resource_id is None:
             return None
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=client_tls()),
+            connector=aiohttp.TCPConnector(ssl=client_tls(), socket_factory=make_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )

@@ -24,6 +24,7 @@ from azure.core.pipeline.transport import AioHttpTransport
 
 from devhost.azure.faults import CLIENT, PRINCIPAL, Fault, challenge, error
 from devhost.azure.tls import client_tls, server_tls
+from shim.keys.azure.sockets import make_socket
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -179,7 +180,9 @@ class VaultDouble:
 
     def transport(self) -> AioHttpTransport:
         """What the SDK's client is to send through: it trusts the double's certificate, and finds it."""
-        connector = aiohttp.TCPConnector(resolver=_Resolver(self._port), ssl=client_tls())
+        connector = aiohttp.TCPConnector(
+            resolver=_Resolver(self._port), ssl=client_tls(), socket_factory=make_socket
+        )
         session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
         )

@@ -15,6 +15,7 @@ import httpx
 from aiohappyeyeballs.types import AddrInfoType
 
 from shim.headers import Headers
+from shim.keys.azure.sockets import make_socket
 from shim.upstream.connection import Connection
 from shim.upstream.exchange import Exchange, StaleConnectionError
 from shim.upstream.pool import KEEPALIVE_SECONDS, Counts, Pool
@@ -143,6 +144,7 @@ class ShimTransport(httpx.AsyncBaseTransport):
             await self._resolve(origin.host, origin.port),
             happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS,
             interleave=1,
+            socket_factory=make_socket,
         )
 
     def _trust(self) -> ssl.SSLContext:

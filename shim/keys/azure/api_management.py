@@ -136,10 +136,11 @@ class Apim:
     def _open(self) -> None:
         from azure.mgmt.apimanagement.aio import ApiManagementClient
 
+        from shim.keys.azure.transport import SdkTransport
+
         self._shared = SharedCredential(
             self._credential or open_credential(in_azure=self._in_azure, client_id=self._client_id)
         )
-        options: dict[str, Any] = {} if self._transport is None else {"transport": self._transport}
         self._client = ApiManagementClient(
             # The SDK asks its credential for nothing but get_token_info, where it has that.
             self._shared,  # type: ignore[arg-type]
@@ -153,7 +154,7 @@ class Apim:
             logger=silent_logger(),
             logging_enable=False,
             raw_request_hook=suppress_span,
-            **options,
+            transport=self._transport or SdkTransport(),
         )
 
     async def _paged[Item](self, items: AsyncIterable[Item]) -> AsyncIterator[Item]:

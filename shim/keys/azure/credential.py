@@ -28,11 +28,13 @@ def open_credential(*, in_azure: bool, client_id: str | None) -> AsyncSupportsTo
     """
     from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 
+    from shim.keys.azure.transport import SdkTransport
+
     if in_azure:
         # Not the default chain, which would try a developer's credentials in Azure, and bury the fact that the app
         # has no identity in a list of everything that it tried.
-        return ManagedIdentityCredential(client_id=client_id)
-    return DefaultAzureCredential(managed_identity_client_id=client_id)
+        return ManagedIdentityCredential(client_id=client_id, transport=SdkTransport())
+    return DefaultAzureCredential(managed_identity_client_id=client_id, transport=SdkTransport())
 
 
 class TokenTimeoutError(Exception):

@@ -195,11 +195,12 @@ class VaultSecrets:
     def _build(self) -> SecretClient:
         from azure.keyvault.secrets.aio import SecretClient
 
+        from shim.keys.azure.transport import SdkTransport
+
         if self._credential is None:
             self._credential = SharedCredential(
                 open_credential(in_azure=self._in_azure, client_id=self._client_id)
             )
-        options: dict[str, Any] = {} if self._transport is None else {"transport": self._transport}
         return SecretClient(
             self.url,
             # The SDK asks its credential for nothing but get_token_info, where it has that.
@@ -213,7 +214,7 @@ class VaultSecrets:
             logger=silent_logger(),
             logging_enable=False,
             raw_request_hook=suppress_span,
-            **options,
+            transport=self._transport or SdkTransport(),
         )
 
     def _access(self) -> Access:
