@@ -31,8 +31,8 @@ class Budget:
         return True
 
     def give_back(self) -> None:
-        """Returns a lookup that was not spent; the budget never holds more than `burst`."""
-        self._left = min(self._burst, self._left + 1)
+        """Returns a lookup that was not spent; `take` keeps the budget within `burst`."""
+        self._left += 1
 
 
 class Outage:
