@@ -1,4 +1,4 @@
-"""Who is calling: the subscription key out of the headers, and the subscription out of the key store."""
+"""Who is calling: the subscription key from the headers, and the subscription from the key store."""
 
 import re
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ _VISIBLE_ASCII = re.compile(rb"[\x21-\x7e]+")
 class Principal:
     """A caller whose key is good.
 
-    `authorization` is a user's token, which travels on beside the key; `scheme` is where the key was found.
+    `authorization` is a user's token, which is sent upstream beside the key; `scheme` is where the key was found.
     """
 
     subscription: Subscription
@@ -33,25 +33,25 @@ async def authenticate(headers: Headers, keys: KeyStore, user_token_header: str)
     subscription = await keys.find(digest_of(presented))
     if subscription is None:
         raise UnknownKey(
-            "The subscription key is not known here, or not any more."
+            "The subscription key is not known here, or no longer valid."
             " Check it for missing characters, or ask the operator of this API for a new one."
         )
     user_tokens = named(headers, user_token_header.encode())
     if len(user_tokens) > 1:
-        raise InvalidRequest(f"Send one {user_token_header} header only.")
+        raise InvalidRequest(f"Send only one {user_token_header} header.")
     return Principal(subscription, scheme, user_tokens[0] if user_tokens else authorization)
 
 
 def _presented_key(headers: Headers) -> tuple[str, str, bytes | None]:
-    """The key, where it was found, and what of Authorization is a user's token.
+    """The key, where it was found, and Authorization if that is a user's token.
 
-    Clients of Azure's own send `api-key`; where they send Authorization too and it holds something else,
-    that is a user's token, for the API behind.
+    Azure's own clients send `api-key`; an Authorization header beside it with any other value is a user's token,
+    meant for the API behind the shim.
     """
     api_keys = named(headers, b"api-key")
     authorizations = named(headers, b"authorization")
     if len(authorizations) > 1 or len(api_keys) > 1:
-        raise MalformedKey("Send one Authorization header, or one api-key header, not several.")
+        raise MalformedKey("Send one Authorization header or one api-key header, not several.")
     if api_keys:
         key = _checked(api_keys[0], _VISIBLE_ASCII.fullmatch(api_keys[0]) is not None)
         bearer = _BEARER.fullmatch(authorizations[0]) if authorizations else None
@@ -61,7 +61,7 @@ def _presented_key(headers: Headers) -> tuple[str, str, bytes | None]:
         bearer = _BEARER.fullmatch(authorizations[0])
         return _checked(bearer[1] if bearer else b"", bearer is not None), "bearer", None
     raise MissingKey(
-        'No subscription key came with this call. Send it as "Authorization: Bearer <key>",'
+        'This call has no subscription key. Send it as "Authorization: Bearer <key>",'
         " which is what OpenAI clients do with their `api_key`."
     )
 

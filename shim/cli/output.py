@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-# Where the output is no terminal, nothing needs to fit.
+# Columns of output that is not for a terminal, where nothing needs to fit.
 WIDE = 200
 
 
@@ -25,14 +25,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDE)
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
-        # Labels come from elsewhere: they are text, not markup.
+        # Labels are other people's text, not markup.
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
     console.print(table)
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[str], None]]:
-    """Shows how many of something are done, on a terminal only. Call what it gives for each."""
+    """Shows a count, on a terminal only. Yields a function to call for each item."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -50,10 +50,10 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
 
 
 def day(at: datetime | None) -> str:
-    """As people read it, in UTC."""
+    """For people, in UTC."""
     return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def timestamp(at: datetime | None) -> str | None:
-    """As programs read it."""
+    """For programs."""
     return None if at is None else f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

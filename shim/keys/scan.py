@@ -1,6 +1,6 @@
-"""Subscription keys in Key Vault under names of their own: all are read, and later what changed.
+"""Subscription keys in Key Vault under arbitrary names: all are read once, and after that what has changed.
 
-A new version of a secret is a new key; the one before it stays good for the rotation's grace.
+A new version of a secret is a new key; the version before it stays good for the grace period.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from shim.keys.vault import check_reading, key_in, subscription_of
 if TYPE_CHECKING:
     from azure.keyvault.secrets import KeyVaultSecret, SecretProperties
 
-# Secrets read at once. At some 20 ms each this is 400 per second, which is what Key Vault allows a vault.
+# Secrets read at once. At about 20 ms each this is 400 per second, which is what Key Vault allows a vault.
 CONCURRENCY = 8
-# Seconds after a scan in which an unknown key begins no other.
+# Seconds after a scan in which an unknown key does not begin another.
 RESCAN_INTERVAL = 10.0
-# An index of this part of its ttl is read again in the background when it is used.
+# An index that is used after this part of its ttl is refreshed in the background.
 REFRESH_AFTER = 0.7
-# Seconds for one scan. What it has read by then stays read, and the next one goes on.
+# Seconds for one scan. What it has read by then is kept, and the next one continues.
 SCAN_BUDGET = 120.0
-# Ten years: more would leave the calendar.
+# Ten years: more could exceed what datetime can represent.
 MAX_GRACE = 10 * 365 * 86400.0
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)
-class _Read:
-    """What has been read of one secret. `stamp` changes whenever the vault changes the latest version."""
+class _SecretState:
+    """What is known about one secret. `stamp` changes whenever the latest version does."""
 
     stamp: tuple[datetime | None, ...]
     version: str
     created: datetime
     # By version, each read once, since the value of a version never changes; None where it holds no key.
     versions: dict[str, Subscription | None]
-    # What is still within the grace, with the end of that as its expiry.
+    # Earlier versions within the grace period, whose expiry is its end.
     previous: list[Subscription] = field(default_factory=list)
-    # Whether a version is. A change to an older version changes no stamp, so that it is looked for each time.
+    # Whether there are any. A change to an earlier version changes no stamp, so it is looked for in every scan.
     rotating: bool = False
 
     def subscriptions(self) -> list[Subscription]:
@@ -59,10 +59,10 @@ class _Read:
 class ScanKeyStore:
     """An index of the vault's keys by digest, which is its own cache. Times are in seconds.
 
-    * A key that the vault takes back is refused after `ttl` at the latest.
+    * A key that is revoked in the vault is refused after `ttl` at the latest.
     * While the vault fails, the index stays good for `stale` after it was last complete.
-    * An unknown key has the vault read again, at most RESCAN_INTERVAL after the last time; until that is
-      done, and while the vault fails, it is KeyStoreUnavailable.
+    * An unknown key causes a new scan, RESCAN_INTERVAL after the last one at the earliest; until that is complete,
+      and while the vault fails, looking it up raises KeyStoreUnavailable.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ScanKeyStore:
         self._clock = clock
         self._now = now
         self._patience = patience
-        self._read: dict[str, _Read] = {}
+        self._read: dict[str, _SecretState] = {}
         self._index: dict[str, list[Subscription]] = {}
         # When the first scan began; when the last complete one began, and when it ended.
         self._first_at: float | None = None
@@ -96,7 +96,7 @@ class ScanKeyStore:
         self._closed = False
 
     def peek(self, digest: str) -> Subscription | None:
-        """The subscription, if that can be said without waiting; None means that `find` must be asked."""
+        """The subscription, if that can be told without waiting; None means that `find` must be called."""
         candidates = self._index.get(digest)
         if not candidates:
             return None
@@ -109,7 +109,7 @@ class ScanKeyStore:
         return next((candidate for candidate in candidates if candidate.is_valid_at(now)), None)
 
     async def find(self, digest: str) -> Subscription | None:
-        """As KeyStore.find. Waits for a scan no longer than `patience`, and the scan goes on."""
+        """As KeyStore.find. Waits at most `patience` for a scan, which goes on after that."""
         if found := self.peek(digest):
             return found
         if self._has_just_read():
@@ -138,7 +138,7 @@ class ScanKeyStore:
         await check_reading(self._secrets, self._prefix)
 
     async def close(self) -> None:
-        """Ends a scan that is under way."""
+        """Ends a scan in progress."""
         self._closed = True
         if self._scan is not None:
             self._scan.cancel()
@@ -146,16 +146,16 @@ class ScanKeyStore:
         await self._secrets.close()
 
     def _age(self) -> float:
-        """Seconds since the index was known to be right; for a first scan, since it began."""
+        """Seconds since the index was known to be up to date; during the first scan, since that began."""
         since = self._first_at if self._complete_at is None else self._complete_at
         return math.inf if since is None else self._clock() - since
 
     def _has_just_read(self) -> bool:
-        """Whether what is not in the index is not in the vault either."""
+        """Whether a key that is missing in the index is missing in the vault, too."""
         return self._clock() < self._ended_at + min(RESCAN_INTERVAL, self._ttl)
 
     def _begin(self) -> asyncio.Task[None] | None:
-        """The scan that is under way, or a new one; None if the vault is to be left alone."""
+        """The scan in progress, or a new one; None if the vault is to be left alone."""
         if self._scan is None and not self._closed and not self._outage.pause:
             self._scan = asyncio.create_task(self._scan_vault())
         return self._scan
@@ -188,7 +188,7 @@ class ScanKeyStore:
         self._outage.begin(self._secrets.unavailable(failure).retry_after)
 
     async def _read_changes(self) -> None:
-        """Brings what was read up to date. Raises VaultError; what could be read before stays read."""
+        """Updates what is known. Raises VaultError; what could be read before that is kept."""
         listed = [item async for item in self._secrets.list() if self._is_key(item)]
         names = {_name_of(item) for item in listed}
         self._read = {name: read for name, read in self._read.items() if name in names}
@@ -211,7 +211,7 @@ class ScanKeyStore:
             raise failures[0]
 
     def _is_key(self, item: SecretProperties) -> bool:
-        # A managed secret is the private key of a certificate. A disabled one is off with all its versions.
+        # A managed secret is the private key of a certificate. If the latest version is disabled, so are the others.
         return (
             _name_of(item).casefold().startswith(self._prefix)
             and item.enabled is not False
@@ -235,7 +235,7 @@ class ScanKeyStore:
             latest = {read.version: read.versions[read.version]}
             read = replace(read, versions=latest, previous=[], rotating=False)
         self._read[name] = read
-        # Found before the scan is complete: a first scan may take longer than a caller waits.
+        # Indexed before the scan is complete: the first one may take longer than a caller waits.
         for subscription in read.subscriptions():
             self._index.setdefault(subscription.digest, []).append(subscription)
 
@@ -244,18 +244,18 @@ class ScanKeyStore:
         secret: KeyVaultSecret,
         stamp: tuple[datetime | None, ...],
         versions: dict[str, Subscription | None],
-    ) -> _Read:
+    ) -> _SecretState:
         version = secret.properties.version or ""
-        return _Read(
+        return _SecretState(
             stamp=stamp,
             version=version,
             created=secret.properties.created_on or LONG_AGO,
             versions={**versions, version: _subscription_in(secret)},
         )
 
-    async def _read_previous(self, name: str, read: _Read) -> None:
+    async def _read_previous(self, name: str, read: _SecretState) -> None:
         listed = [item async for item in self._secrets.versions(name)]
-        # Times are in whole seconds: whatever else is as old, the latest version is the last.
+        # Times are in whole seconds: among versions of the same second, the latest comes last.
         listed.sort(key=lambda item: (item.version == read.version, item.created_on or LONG_AGO))
         previous = []
         rotating = False
@@ -269,7 +269,7 @@ class ScanKeyStore:
                 previous.append(replace(found, not_before=older.not_before, expires=expires))
         read.previous, read.rotating = previous, rotating
 
-    async def _version(self, name: str, item: SecretProperties, read: _Read) -> Subscription | None:
+    async def _version(self, name: str, item: SecretProperties, read: _SecretState) -> Subscription | None:
         version = item.version or ""
         if version not in read.versions:
             secret = await self._secrets.get(name, version)
@@ -279,8 +279,8 @@ class ScanKeyStore:
         return read.versions[version]
 
 
-def _index_of(secrets: Iterable[_Read]) -> dict[str, list[Subscription]]:
-    """Subscriptions by digest: two secrets may hold the same key, and one may outlast the other."""
+def _index_of(secrets: Iterable[_SecretState]) -> dict[str, list[Subscription]]:
+    """Subscriptions by digest: two secrets may hold the same key, and one may outlive the other."""
     index: dict[str, list[Subscription]] = {}
     for read in secrets:
         for subscription in read.subscriptions():
@@ -293,7 +293,7 @@ def _name_of(item: SecretProperties) -> str:
 
 
 def _stamp_of(item: SecretProperties) -> tuple[datetime | None, ...]:
-    # A list names no version, but the times of the latest one.
+    # A list does not name the version, but gives the times of the latest one.
     return item.created_on, item.updated_on, item.not_before, item.expires_on
 
 

@@ -1,1 +1,1 @@
-"""Keys as operators manage them: listing, issuing, importing."""
+"""Keys as operators manage them: listing, issuing, rotating, importing."""

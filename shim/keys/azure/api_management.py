@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from azure.mgmt.apimanagement.aio import ApiManagementClient
     from azure.mgmt.apimanagement.models import SubscriptionContract
 
-# Seconds for one connection, and for one answer on it; the SDK tries RETRIES times more, as long apart as it is told.
+# Seconds to connect, and to wait for a response; the SDK retries RETRIES times, as far apart as it is told.
 CONNECT_TIMEOUT = 5
 READ_TIMEOUT = 30
 RETRIES = 3
-# The built-in subscription to everything, whose key administers as well.
+# The built-in subscription to every API, whose key has administrative rights.
 MASTER = "master"
 # https://learn.microsoft.com/azure/role-based-access-control/built-in-roles/integration
 ROLE = "API Management Service Contributor"
@@ -47,7 +47,7 @@ class ApimError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ApimSubscription:
-    """One of the service's; `scope` is the end of its resource: `products/<id>`, `apis/<id>`, or `apis` for all."""
+    """`scope` is the end of its resource id: `products/<id>`, `apis/<id>`, or `apis` for all APIs."""
 
     sid: str
     label: str
@@ -69,7 +69,7 @@ class ApimKeys:
 class Apim:
     """Reads one service by its resource id; to be entered with `async with`.
 
-    `credential` and `transport` are the SDK's own seams, closed together with this.
+    `credential` and `transport` are handed to the SDK, and closed together with this.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Apim:
             yield _subscription_of(found)
 
     async def products_of(self, api: str) -> frozenset[str]:
-        """The products that an API is part of, by id. Raises ApimError."""
+        """The ids of the products that an API is part of. Raises ApimError."""
         items = self._opened.api_product.list_by_apis(self._group, self.name, api, **_OPTIONS)
         return frozenset([str(product.name).casefold() async for product in self._paged(items)])
 
@@ -124,7 +124,7 @@ class Apim:
             failure = self._failure(error)
         else:
             return ApimKeys(keys.primary_key, keys.secondary_key)
-        # Outside of the handler: what the SDK raises may hold the answer, and that the keys.
+        # Outside the handler: what the SDK raises may hold the response, and with it the keys.
         raise failure
 
     @property
@@ -179,7 +179,9 @@ class Apim:
         if isinstance(error, TokenTimeoutError) or (
             isinstance(error, ClientAuthenticationError) and status is None
         ):
-            return ApimError(f"no token for {self._url} could be had ({type(error).__name__})", "identity")
+            return ApimError(
+                f"no token for {self._url} could be obtained ({type(error).__name__})", "identity"
+            )
         if status == 401:
             return ApimError(f"{self._url} refused the token: is the service in another tenant?", "identity")
         if status == 403:
@@ -190,7 +192,7 @@ class Apim:
             )
         if status == 404:
             return ApimError(
-                f"API Management {self.name} was not found, or a part of it: check APIM_RESOURCE_ID, products and APIs",
+                f"API Management {self.name} was not found, or part of it: check APIM_RESOURCE_ID, products and APIs",
                 "unreachable",
             )
         if status:

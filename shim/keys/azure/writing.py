@@ -1,4 +1,4 @@
-"""The secrets of one Key Vault, for those who may change them: operators, and the import from APIM."""
+"""The secrets of one Key Vault, for those who may write them: operators, and the import from APIM."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 # https://learn.microsoft.com/azure/key-vault/secrets/about-secrets: a free-form type, shown in the portal.
 CONTENT_TYPE = "application/x-subscription-key"
-# Key Vault refuses longer tags.
+# Key Vault rejects longer tags.
 MAX_TAG_LENGTH = 256
 
 
 class WritableSecrets(VaultSecrets):
-    """As VaultSecrets, and writes. An identity that only runs the shim needs no right to do so."""
+    """VaultSecrets that can also be written. An identity that only runs the shim needs no permission to do so."""
 
     role = "Key Vault Secrets Officer"
     permissions = "Get, List and Set"
@@ -34,7 +34,7 @@ class WritableSecrets(VaultSecrets):
         tags: Mapping[str, str],
         expires: datetime | None = None,
     ) -> SecretProperties:
-        """Writes a secret, or a new version of it. Raises VaultError."""
+        """Adds a secret, or a new version of one. Raises VaultError."""
 
         async def ask(client: SecretClient) -> SecretProperties:
             secret = await client.set_secret(
@@ -58,7 +58,7 @@ class WritableSecrets(VaultSecrets):
         tags: Mapping[str, str] | None = None,
         expires: datetime | None = None,
     ) -> None:
-        """Changes attributes of a secret's latest version; what is None stays as it is. Raises VaultError."""
+        """Changes attributes of a secret's latest version; None leaves one as it is. Raises VaultError."""
 
         async def ask(client: SecretClient) -> None:
             await client.update_secret_properties(
