@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -22,6 +21,8 @@ from devhost.playground import Playground
 from devhost.process import WorkerFailed
 from devhost.spawning import Loop
 from devhost.standin import Standin
+from shim.cli.local_settings import environment
+from shim.settings import SettingsError
 
 FOLDER = Path(__file__).parent.parent
 _NOT_IMITATED = "authorization levels, TLS, admin endpoints, scaling, triggers other than HTTP"
@@ -51,24 +52,18 @@ async def main() -> int:
         help="the worker's event loop; default: uvloop, as on the platform, but on Windows",
     )
     options = parser.parse_args()
-    # The environment wins over local settings, as with Core Tools.
-    # Nobody but this machine's user can ask /readyz, and they want the reasons.
-    environ = {"READYZ_DETAILS": "true", **local_settings(FOLDER), **os.environ}
+    try:
+        # Nobody but this machine's user can ask /readyz, and they want the reasons.
+        environ = {"READYZ_DETAILS": "true", **environment()}
+    except SettingsError as error:
+        print("; ".join(error.problems), file=sys.stderr)
+        return 1
     async with _upstream(environ) as settings:
         environ = {**settings, **environ}
         platform = PLATFORMS[options.platform]
         if options.func == "auto" and platform is CORE_TOOLS and (func := shutil.which("func")):
             return await _run_func(func, options.port, environ)
         return await _run_devhost(options.port, environ, platform, options.loop)
-
-
-def local_settings(folder: Path) -> dict[str, str]:
-    """`Values` of local.settings.json, if there is one."""
-    file = folder / "local.settings.json"
-    if not file.exists():
-        return {}
-    values: dict[str, str] = json.loads(file.read_text()).get("Values", {})
-    return values
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,6 @@ import aiohttp
 import psutil
 import pytest
 
-from devhost.__main__ import local_settings
 from devhost.spawning import Loop
 from devhost.standin import Standin
 from tests.conftest import KEY, ROOT
@@ -140,12 +139,6 @@ async def test_a_port_that_is_taken_is_named() -> None:
 async def test_missing_settings_are_listed(started: Started) -> None:
     async with started(APIM_BASE_URL="https://contoso.azure-api.net/openai") as (_, printed):
         assert "Not ready: settings: KEY_VAULT_URL is missing" in printed
-
-
-def test_local_settings_are_read_where_they_are(tmp_path: Path) -> None:
-    assert local_settings(tmp_path) == {}
-    (tmp_path / "local.settings.json").write_text(json.dumps({"Values": {"PORT": "1"}}))
-    assert local_settings(tmp_path) == {"PORT": "1"}
 
 
 @pytest.mark.parametrize("without", ["any Python", "a Python 3.13"])

@@ -69,11 +69,11 @@ def print_changes(changes: Sequence[Change], json: bool) -> None:
         fields = ("action", "label", "owner", "shown", "reason")
         output.print_json([{field: getattr(change, field) for field in fields} for change in changes])
         return
-    told = [change for change in changes if change.action != "unchanged"]
-    if told:
+    shown = [change for change in changes if change.action != "unchanged"]
+    if shown:
         output.print_table(
             ["", "label", "owner", "digest", "why"],
-            [[change.action, change.label, change.owner, change.shown, change.reason] for change in told],
+            [[change.action, change.label, change.owner, change.shown, change.reason] for change in shown],
         )
 
 
