@@ -160,7 +160,7 @@ class CachedKeyStore:
             lane = self._lane_of(digest)
             if lane is None:
                 if await self._listing.finds(digest):
-                    return await self.find(digest)
+                    return self.peek(digest) or await self._ask(digest)
                 raise KeyStoreUnavailable(BUSY, retry_after=self._listing.retry_after)
             lookup = self._begin(digest, lane)
         # Unlike await, wait does not cancel the lookup together with this caller.
