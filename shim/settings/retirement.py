@@ -53,9 +53,7 @@ def read_retirement(read: Reader) -> Retirement:
         link=read.matching(
             "SHIM_SUNSET_LINK", f"{_LINK.pattern}|", "", "a URL like https://wiki.example.com/shim"
         ),
-        refuse_after_sunset=read.choice(
-            "SHIM_AFTER_SUNSET", {"serve": False, "refuse": True}, "serve"
-        ),
+        refuse_after_sunset=read.choice("SHIM_AFTER_SUNSET", {"serve": False, "refuse": True}, "serve"),
         brownout=_brownout(read),
     )
     read.problems += _contradictions(read, retirement)
