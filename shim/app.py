@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from shim import headers
 from shim.answer.explain import explain
 from shim.answer.head import fit_for_host
 from shim.answer.refusal import refuse, respond
+from shim.answer.retirement import announce, refusal
 from shim.answer.streaming import StreamedResponse
 from shim.auth import authenticate
 from shim.call.body import open_body
@@ -22,6 +24,7 @@ from shim.cors import Cors
 from shim.errors import InternalError, ShimError, describe_defect
 from shim.keys.store import KeyStore
 from shim.settings import Settings
+from shim.settings.retirement import Retirement
 from shim.upstream.client import Upstream
 
 log = logging.getLogger("shim")
@@ -29,8 +32,10 @@ log = logging.getLogger("shim")
 type Handler = Callable[[Request, bytes], Awaitable[Response]]
 
 
-async def answer(request: Request, cors: Cors, handle: Handler) -> Response:
+async def answer(request: Request, cors: Cors, retirement: Retirement, handle: Handler) -> Response:
     """The response to any request, with CORS headers; a refusal is a response too, in OpenAI's shape.
+
+    Whatever it is, it carries what has been announced about the end of the shim.
 
     `handle` is given the request and its id, for the log.
     """
@@ -49,7 +54,8 @@ async def answer(request: Request, cors: Cors, handle: Handler) -> Response:
             "The shim failed on this call. Its operator finds why in the log, by the request id."
         )
         response = refuse(failure, also=[(b"x-request-id", request_id)])
-    response.raw_headers = cors.decorate(response.raw_headers, request.headers.get("origin"))
+    announced = announce(response.raw_headers, retirement)
+    response.raw_headers = cors.decorate(announced, request.headers.get("origin"))
     return response
 
 
@@ -64,6 +70,8 @@ class Shim:
     async def forward(self, request: Request, request_id: bytes) -> Response:
         """Sends the call on to the APIM API. Raises ShimError for what it refuses."""
         settings, received = self._settings, request.headers.raw
+        if refused := refusal(settings.retirement, time.time()):
+            raise refused
         call = parse(request.method, request.scope["raw_path"], request.scope["query_string"], received)
         principal = await authenticate(received, self._keys, settings.user_token_header)
         caller = Caller(request.receive)

@@ -11,6 +11,8 @@ ShimError
  │    └── UnknownKey           401
  ├── OriginNotAllowed          403  a preflight from an origin that CORS_ORIGINS does not cover
  ├── NotFound                  404  no such route here
+ ├── Retired                   410  past SHIM_SUNSET
+ ├── BrownedOut                410  in a window of SHIM_BROWNOUT
  ├── CallerGone                499  nobody is left to read this one
  ├── InternalError             500  a defect of ours
  ├── RealtimeNotSupported      501  a WebSocket, which a Function cannot carry
@@ -105,6 +107,23 @@ class NotFound(ShimError):
     status = 404
     type = "invalid_request_error"
     code = "not_found"
+
+
+class Retired(ShimError):
+    """No SDK retries a 410, and it says that the condition is likely to be permanent (RFC 9110, section 15.5.11)."""
+
+    status = 410
+    type = "invalid_request_error"
+    code = "shim_retired"
+
+
+class BrownedOut(Retired):
+    """A rehearsal of the end. `retry_after` is in seconds."""
+
+    code = "shim_brownout"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, headers=[(b"retry-after", b"%d" % retry_after)])
 
 
 class CallerGone(ShimError):

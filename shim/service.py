@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine, Iterable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shim.answer.retirement import report
 from shim.app import Shim, answer
 from shim.cors import Cors
 from shim.errors import Misconfigured
@@ -43,12 +45,16 @@ class Service:
             self._cors = Cors(error.cors_origins, credentials=error.cors_credentials, max_age=0)
             # The flag may be good where others are not.
             details = environ.get("READYZ_DETAILS", "").strip().lower() == "true"
-            self._readiness = Readiness([self._settings_check()], details=details)
+            self._retirement = error.retirement
+            self._readiness = Readiness(
+                [self._settings_check()], details=details, also=self._retirement_report
+            )
         else:
             self._problems = []
             for text in settings.warnings:
                 log.warning("setting: %s", text)
             self._cors = Cors.of(settings)
+            self._retirement = settings.retirement
             self._settings = settings
             keys = open_key_store(settings)
             upstream = _open_upstream(settings, environ)
@@ -65,6 +71,7 @@ class Service:
                 ],
                 details=settings.readyz_details,
                 warnings=settings.warnings if settings.readyz_details else _without_values(settings.warnings),
+                also=self._retirement_report,
             )
             self._warming = _in_background(keys.warm())
 
@@ -80,13 +87,17 @@ class Service:
             await import_keys(self._settings)
 
     async def proxy(self, request: Request) -> Response:
-        return await answer(request, self._cors, self._shim.forward if self._shim else _misconfigured)
+        handle = self._shim.forward if self._shim else _misconfigured
+        return await answer(request, self._cors, self._retirement, handle)
 
     async def healthz(self, request: Request) -> Response:
-        return await answer(request, self._cors, health.alive)
+        return await answer(request, self._cors, self._retirement, health.alive)
 
     async def readyz(self, request: Request) -> Response:
-        return await answer(request, self._cors, self._readiness.report)
+        return await answer(request, self._cors, self._retirement, self._readiness.report)
+
+    def _retirement_report(self) -> dict[str, object]:
+        return report(self._retirement, time.time())
 
     def _settings_check(self) -> Check:
         return Check(

@@ -49,8 +49,9 @@ PLACES = {
 }
 FILES = sorted([ROOT / "function_app.py", *(ROOT / "shim").rglob("*.py")])
 PURE = {
-    "answer.apim_errors", "answer.head", "answer.models", "call.operations", "call.parse", "call.paths", "call.query",
-    "call.rewrite", "call.routes", "call.splice", "cors", "headers", "settings.origins",
+    "answer.apim_errors", "answer.head", "answer.models", "answer.retirement", "call.operations", "call.parse",
+    "call.paths", "call.query", "call.rewrite", "call.routes", "call.splice", "cors", "headers", "settings.origins",
+    "settings.retirement",
 }  # fmt: skip
 INPUT_OUTPUT = {
     "asyncio",

@@ -200,6 +200,28 @@ async def test_behind_the_platforms_own_cors_it_works_as_well(
     assert "No 'Access-Control-Allow-Origin'" in await why_blocked(await page_at("127.0.0.1"), host.url)
 
 
+async def test_a_page_reads_the_announced_end_and_after_it_the_way_on(
+    page: Page, start_host: StartHost
+) -> None:
+    link = "https://wiki.example.com/shim"
+    settings = {"CORS_ORIGINS": ALLOWED, "SHIM_SUNSET_LINK": link}
+    host = await start_host(
+        platform=CORE_TOOLS, **settings, SHIM_DEPRECATED="2026-01-31", SHIM_SUNSET="2099-12-31"
+    )
+    headers = (await call(page, "chat", host.url))["headers"]
+    assert headers["deprecation"] == "@1769817600"
+    assert headers["sunset"] == "Thu, 31 Dec 2099 00:00:00 GMT"
+    assert headers["link"] == f'<{link}>; rel="sunset"'
+
+    over = await start_host(
+        platform=CORE_TOOLS, **settings, SHIM_SUNSET="2026-01-31", SHIM_AFTER_SUNSET="refuse"
+    )
+    outcome = await call(page, "chat", over.url)
+    assert (outcome["error"], outcome["status"], outcome["code"]) == ("APIError", 410, "shim_retired")
+    assert f"What to use in its place: {link}" in outcome["message"]
+    assert outcome["link"] == f'<{link}>; rel="sunset"'
+
+
 @pytest.fixture(scope="session")
 async def playground(shim: Host) -> AsyncIterator[Playground]:
     playground = await Playground.start(shim.url)

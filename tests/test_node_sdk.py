@@ -11,7 +11,7 @@ import pytest
 
 from devhost.host import Host
 from devhost.standin import Standin
-from tests.conftest import API_VERSION, KEY
+from tests.conftest import API_VERSION, KEY, StartHost
 from tests.test_operations_sdk import plain
 
 FOLDER = Path(__file__).parent / "node"
@@ -77,3 +77,23 @@ def test_the_model_stood_behind_the_recording(results: list[dict[str, Any]], sta
     forms = [call for call in standin.received.values() if call.body_length > 20 * 1024 * 1024]
     assert len(forms) >= 4
     assert not any(b'name="model"' in form.body for form in forms)
+
+
+async def test_node_sees_the_announcement_on_responses_and_streams(node: str, start_host: StartHost) -> None:
+    host = await start_host(SHIM_DEPRECATED="2026-01-31", SHIM_SUNSET="2099-12-31")
+    outcomes = json.loads(await run(node, "retired.mjs", URL=f"{host.url}/openai/v1", KEY=KEY))
+    told = {"status": 200, "told": ["@1769817600", "Thu, 31 Dec 2099 00:00:00 GMT", None]}
+    assert outcomes == [told, told]
+
+
+async def test_node_raises_its_own_error_with_the_link_after_the_sunset(
+    node: str, start_host: StartHost
+) -> None:
+    link = "https://wiki.example.com/shim"
+    host = await start_host(SHIM_SUNSET="2026-01-31", SHIM_SUNSET_LINK=link, SHIM_AFTER_SUNSET="refuse")
+    outcomes = json.loads(await run(node, "retired.mjs", URL=f"{host.url}/openai/v1", KEY=KEY))
+    assert len(outcomes) == 2
+    for outcome in outcomes:
+        assert (outcome["isApiError"], outcome["status"], outcome["code"]) == (True, 410, "shim_retired")
+        assert f"What to use in its place: {link}" in outcome["message"]
+        assert outcome["told"] == [None, "Sat, 31 Jan 2026 00:00:00 GMT", f'<{link}>; rel="sunset"']

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.responses import Response
@@ -43,7 +43,7 @@ class Readiness:
     """Runs checks side by side, remembers their outcome for some seconds, and asks each once for all who wait.
 
     `details` shows anonymous callers the operator's reasons. `warnings` are reported as they are; they do not make the
-    instance unready.
+    instance unready. `also` gives what else is stated, anew each time.
     """
 
     def __init__(
@@ -52,11 +52,13 @@ class Readiness:
         *,
         details: bool = False,
         warnings: Sequence[str] = (),
+        also: Callable[[], Mapping[str, object]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._checks = checks
         self._warnings = warnings
         self._details = details
+        self._also = also
         self._clock = clock
         self._lock = asyncio.Lock()
         self._checked_at = float("-inf")
@@ -75,6 +77,7 @@ class Readiness:
         }
         if self._warnings:
             content["warnings"] = self._warnings
+        content.update(self._also())
         return _json(200 if ready else 503, content)
 
     async def _run(self, check: Check) -> _Outcome:

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from shim.settings.origins import OriginPattern
 from shim.settings.reader import APIS, Api, Reader
+from shim.settings.retirement import NOT_RETIRING, Retirement, read_retirement
 
 __all__ = ["Api", "Settings", "SettingsError"]
 
@@ -47,6 +48,7 @@ class SettingsError(Exception):
     """The environment does not describe a shim that could run. `problems` names every fault, no secret.
 
     The CORS settings are what could be read of them: pages are to see the refusal, not a CORS error in its place.
+    So with what has been announced of the shim's end, which holds whether or not the shim works.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class SettingsError(Exception):
         problems: list[str],
         cors_origins: tuple[OriginPattern, ...] = (),
         cors_credentials: bool = False,
+        retirement: Retirement = NOT_RETIRING,
     ) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
         self.cors_origins = cors_origins
         self.cors_credentials = cors_credentials
+        self.retirement = retirement
 
 
 def _setting(read: Callable[[Reader], object], *, secret: bool = False) -> Any:
@@ -143,6 +147,8 @@ class Settings:
     apim_import_apis: tuple[str, ...] = _setting(lambda read: read.names("APIM_IMPORT_APIS"))
     apim_import_prune: bool = _setting(lambda read: read.flag("APIM_IMPORT_PRUNE"))
 
+    retirement: Retirement = _setting(read_retirement)
+
     in_azure: bool = _setting(lambda read: any(name in read.environ for name in _SET_ONLY_IN_AZURE))
     warnings: tuple[str, ...] = ()
 
@@ -159,7 +165,9 @@ class Settings:
         if settings.max_body_bytes >= read.number(_HOSTS_BODY_LIMIT, 100 * MIB, least=0):
             read.warnings.append(_BODY_LIMIT_HIDDEN)
         if read.problems:
-            raise SettingsError(read.problems, settings.cors_origins, settings.cors_credentials)
+            raise SettingsError(
+                read.problems, settings.cors_origins, settings.cors_credentials, settings.retirement
+            )
         return replace(settings, warnings=tuple(read.warnings))
 
     def _contradictions(self) -> list[str]:

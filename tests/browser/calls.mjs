@@ -26,6 +26,7 @@ async function outcome(call) {
       message: error.message,
       requestId: error.requestID,
       retryAfter: error.headers?.get("retry-after"),
+      link: error.headers?.get("link"),
     };
   }
 }

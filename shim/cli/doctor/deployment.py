@@ -22,14 +22,16 @@ async def readiness(target: Target, client: Client) -> AsyncIterator[Finding]:
         response = await client.request("GET", f"{target.shim_url}/readyz")
         report = json.loads(response.text)
         checks, warnings = report["checks"], report.get("warnings", ())
-    except (NoResponseError, KeyError, TypeError, ValueError) as error:
+        days_left = report.get("retirement", {}).get("days_left")
+    except (NoResponseError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = (
             str(error) if isinstance(error, NoResponseError) else "the response to /readyz is not a shim's"
         )
         yield failed("shim", reason, "check --shim-url; is the app deployed and started? See its log stream")
         return
     if response.status == 200:
-        yield ok("shim", f"ready ({response.seconds * 1000:.0f} ms)")
+        ends = "" if days_left is None else f", {days_left} days before its sunset"
+        yield ok("shim", f"ready ({response.seconds * 1000:.0f} ms){ends}")
     for check in checks:
         if not check["ok"]:
             yield failed(

@@ -1,7 +1,9 @@
 """The settings, as the app would read them."""
 
+import time
 from collections.abc import AsyncIterator
 
+from shim.answer.retirement import days_left
 from shim.cli.doctor.client import Client
 from shim.cli.doctor.finding import Finding, failed, ok, warning
 from shim.cli.doctor.target import Target
@@ -28,3 +30,20 @@ async def check(target: Target, _: Client) -> AsyncIterator[Finding]:
             "settings",
             f"complete; the APIM API is {base_url}, keys are in {target.settings.key_vault_url or 'the settings'}",
         )
+    if (end := _end_of_the_shim(target)) is not None:
+        yield end
+
+
+def _end_of_the_shim(target: Target) -> Finding | None:
+    retirement = target.settings.retirement
+    days = days_left(retirement, time.time())
+    if days is None:
+        return None
+    after = "refused" if retirement.refuse_after_sunset else "still served"
+    if days > 0:
+        return ok("retirement", f"SHIM_SUNSET is {days} days away; after it calls are {after}")
+    return warning(
+        "retirement",
+        f"SHIM_SUNSET has passed, and calls are {after}",
+        "delete the shim when nobody calls it any more (docs/retire.md), or set a later date",
+    )

@@ -1,0 +1,258 @@
+"""The end of the shim: told on every response, rehearsed in brownouts, and refused with a way on once it has come."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import pytest
+from openai import APIStatusError, AsyncOpenAI
+
+from devhost.host import Host
+from shim.answer.retirement import announce, days_left, refusal, report
+from shim.errors import BrownedOut, Retired
+from shim.settings import Settings, SettingsError
+from shim.settings.retirement import Brownout, Retirement
+from tests.conftest import APP_ORIGIN, KEY, StartHost
+from tests.test_sdk import HELLO
+
+LINK = "https://wiki.example.com/shim?then=v1#move"
+MIDNIGHT = int(datetime(2027, 3, 31, tzinfo=UTC).timestamp())
+HOUR, DAY = 3600, 86400
+ANNOUNCED = {
+    "SHIM_DEPRECATED": "2026-01-31",
+    "SHIM_SUNSET": "2099-12-31T18:00:00+01:00",
+    "SHIM_SUNSET_LINK": LINK,
+}
+HEADERS = {
+    "deprecation": f"@{int(datetime(2026, 1, 31, tzinfo=UTC).timestamp())}",
+    "sunset": "Thu, 31 Dec 2099 17:00:00 GMT",
+    "link": f'<{LINK}>; rel="sunset"',
+}
+OVER = {
+    "SHIM_SUNSET": "2026-02-01",
+    "SHIM_SUNSET_LINK": LINK,
+    "SHIM_AFTER_SUNSET": "refuse",
+    "CORS_ORIGINS": APP_ORIGIN,
+}
+
+
+def read(**given: str) -> Retirement:
+    least = {"APIM_BASE_URL": "https://a.example/openai", "KEY_VAULT_URL": "https://v.vault.azure.net"}
+    return Settings.from_environment({**least, **given}).retirement
+
+
+def announced(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: headers[name] for name in HEADERS if name in headers}
+
+
+def test_nothing_is_announced_by_default() -> None:
+    assert read() == Retirement()
+    assert announce([(b"sunset", b"upstream's own")], Retirement()) == [(b"sunset", b"upstream's own")]
+    assert refusal(Retirement(), MIDNIGHT) is None
+    assert report(Retirement(), MIDNIGHT) == {}
+
+
+def test_a_day_is_its_first_moment_in_utc_and_a_time_has_a_zone() -> None:
+    assert read(SHIM_SUNSET="2027-03-31").sunset == MIDNIGHT
+    assert read(SHIM_SUNSET="2027-03-31T02:00:00+02:00").sunset == MIDNIGHT
+    assert read(SHIM_SUNSET="2027-03-31T00:00Z").sunset == MIDNIGHT
+
+
+@pytest.mark.parametrize(
+    ("text", "brownout"),
+    [
+        ("10m/day", Brownout(600, DAY, 12 * HOUR)),
+        ("10m/day@14:30", Brownout(600, DAY, 14 * HOUR + 1800)),
+        ("5m/hour", Brownout(300, HOUR, 0)),
+    ],
+)
+def test_a_brownout_is_a_length_in_a_period(text: str, brownout: Brownout) -> None:
+    assert read(SHIM_SUNSET="2027-03-31", SHIM_BROWNOUT=text).brownout == brownout
+
+
+FAULTS = {
+    "a sunset before the deprecation": (
+        {"SHIM_DEPRECATED": "2027-04-01", "SHIM_SUNSET": "2027-03-31"},
+        "SHIM_SUNSET must not be before SHIM_DEPRECATED",
+    ),
+    "a date of another order": ({"SHIM_SUNSET": "31.03.2027"}, "SHIM_SUNSET must be a date like"),
+    "no such day": ({"SHIM_DEPRECATED": "2027-02-30"}, "SHIM_DEPRECATED must be a date like"),
+    "a time without a zone": ({"SHIM_SUNSET": "2027-03-31T18:00:00"}, "SHIM_SUNSET must be a date like"),
+    "a link that is no URL": (
+        {"SHIM_SUNSET": "2027-03-31", "SHIM_SUNSET_LINK": "the wiki"},
+        "SHIM_SUNSET_LINK must be a URL",
+    ),
+    "a link that would end its own brackets": (
+        {"SHIM_SUNSET": "2027-03-31", "SHIM_SUNSET_LINK": "https://a.example/>;rel=x"},
+        "SHIM_SUNSET_LINK must be a URL",
+    ),
+    "a link without a sunset": ({"SHIM_SUNSET_LINK": LINK}, "SHIM_SUNSET_LINK needs SHIM_SUNSET"),
+    "a refusal without a sunset": (
+        {"SHIM_AFTER_SUNSET": "refuse"},
+        "SHIM_AFTER_SUNSET=refuse needs SHIM_SUNSET",
+    ),
+    "something else after the sunset": (
+        {"SHIM_SUNSET": "2027-03-31", "SHIM_AFTER_SUNSET": "panic"},
+        "SHIM_AFTER_SUNSET must be one of serve, refuse",
+    ),
+    "a brownout without a sunset": ({"SHIM_BROWNOUT": "10m/day"}, "SHIM_BROWNOUT needs SHIM_SUNSET"),
+    "a brownout in other words": (
+        {"SHIM_SUNSET": "2027-03-31", "SHIM_BROWNOUT": "often"},
+        "SHIM_BROWNOUT must be like",
+    ),
+    "a brownout that never ends": (
+        {"SHIM_SUNSET": "2027-03-31", "SHIM_BROWNOUT": "60m/hour"},
+        "shorter than its period",
+    ),
+    "a brownout of nothing": (
+        {"SHIM_SUNSET": "2027-03-31", "SHIM_BROWNOUT": "0m/day"},
+        "longer than nothing",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "words"), FAULTS.values(), ids=FAULTS)
+def test_what_does_not_make_sense_is_a_fault_of_the_settings(given: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        read(**given)
+    assert [problem for problem in raised.value.problems if words in problem]
+
+
+def test_upstreams_own_dates_are_replaced_and_its_links_kept() -> None:
+    retirement = read(**ANNOUNCED)
+    links = [(b"link", b'</docs>; rel="help"')]
+    sent = announce([(b"sunset", b"x"), (b"deprecation", b"@1"), *links], retirement)
+    assert sent == links + [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
+
+def test_after_the_sunset_calls_are_refused_only_where_that_is_set() -> None:
+    refusing = Retirement(sunset=MIDNIGHT, refuse_after_sunset=True, link=LINK)
+    assert refusal(refusing, MIDNIGHT - 1) is None
+    assert isinstance(refusal(refusing, MIDNIGHT), Retired)
+    assert refusal(Retirement(sunset=MIDNIGHT), MIDNIGHT + DAY) is None
+
+
+def test_a_brownout_refuses_in_its_window_between_deprecation_and_sunset() -> None:
+    retirement = Retirement(
+        deprecated=MIDNIGHT, sunset=MIDNIGHT + 30 * DAY, brownout=Brownout(600, DAY, 12 * HOUR)
+    )
+    noon = MIDNIGHT + 12 * HOUR
+    refused = refusal(retirement, noon + 60)
+    assert isinstance(refused, BrownedOut)
+    assert (refused.status, refused.code) == (410, "shim_brownout")
+    assert dict(refused.headers)[b"retry-after"] == b"540"
+    for served in (noon - 1, noon + 600, noon - DAY + 60, noon + 30 * DAY + 60):
+        assert refusal(retirement, served) is None
+
+
+def test_a_window_goes_on_past_midnight() -> None:
+    late = Brownout(3600, DAY, 23 * HOUR + 1800)
+    assert late.ends_in(MIDNIGHT + 60) == 1740
+    assert late.ends_in(MIDNIGHT + 1800) is None
+
+
+@pytest.mark.parametrize(("ago", "left"), [(DAY, 1), (DAY + 1, 2), (1, 1), (0, 0), (-DAY, -1)])
+def test_days_left_counts_begun_ones(ago: int, left: int) -> None:
+    assert days_left(Retirement(sunset=MIDNIGHT), MIDNIGHT - ago) == left
+
+
+@pytest.fixture(scope="module")
+async def announcing(start_host: StartHost) -> Host:
+    return await start_host(**ANNOUNCED, CORS_ORIGINS=APP_ORIGIN)
+
+
+@pytest.fixture(scope="module")
+async def over(start_host: StartHost) -> Host:
+    return await start_host(**OVER)
+
+
+def client_of(host: Host, key: str = KEY) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{host.url}/openai/v1", api_key=key, max_retries=2)
+
+
+async def test_a_response_a_stream_and_an_error_carry_the_announcement(announcing: Host) -> None:
+    async with client_of(announcing) as client:
+        chat = client.chat.completions.with_raw_response
+        plain = await chat.create(model="gpt-4o", messages=HELLO)
+        assert announced(plain.headers) == HEADERS
+        streamed = await chat.create(model="gpt-4o", messages=HELLO, stream=True)
+        assert announced(streamed.headers) == HEADERS
+        pieces = [c.choices[0].delta.content or "" async for c in streamed.parse() if c.choices]
+        assert "".join(pieces) == "You said: Hello, shim!"
+        with pytest.raises(APIStatusError) as of_upstream:
+            await client.models.retrieve("gpt-99")
+    assert announced(of_upstream.value.response.headers) == HEADERS
+    async with client_of(announcing, key="not-a-key") as stranger:
+        with pytest.raises(APIStatusError) as of_the_shim:
+            await stranger.models.list()
+    assert (of_the_shim.value.status_code, announced(of_the_shim.value.response.headers)) == (401, HEADERS)
+
+
+async def test_a_page_may_read_the_announcement(announcing: Host, http: aiohttp.ClientSession) -> None:
+    async with http.get(f"{announcing.url}/openai/v1/models", headers={"origin": APP_ORIGIN}) as response:
+        exposed = response.headers["access-control-expose-headers"].split(", ")
+    assert set(HEADERS) <= set(exposed)
+
+
+async def test_health_says_how_many_days_are_left(announcing: Host, http: aiohttp.ClientSession) -> None:
+    async with http.get(f"{announcing.url}/readyz") as response:
+        assert announced(response.headers) == HEADERS
+        stated = (await response.json())["retirement"]
+    left = datetime(2099, 12, 31, 17, tzinfo=UTC) - datetime.now(UTC)
+    assert stated["days_left"] in (left.days, left.days + 1)
+    assert parsedate_to_datetime(stated["sunset"]) == datetime(2099, 12, 31, 17, tzinfo=UTC)
+    assert stated["after_sunset"] == "serve"
+    async with http.get(f"{announcing.url}/healthz") as response:
+        assert announced(response.headers) == HEADERS
+
+
+async def test_a_shim_with_refused_settings_announces_its_end_all_the_same(
+    start_host: StartHost, http: aiohttp.ClientSession
+) -> None:
+    host = await start_host(**ANNOUNCED, KEY_CACHE_TTL="soon")
+    async with http.get(f"{host.url}/openai/v1/models") as response:
+        assert (response.status, announced(response.headers)) == (503, HEADERS)
+    async with http.get(f"{host.url}/readyz") as response:
+        assert "days_left" in (await response.json())["retirement"]
+
+
+async def test_after_the_sunset_the_sdk_raises_its_own_exception_with_the_link(over: Host) -> None:
+    async with client_of(over) as client:
+        for stream in (False, True):
+            with pytest.raises(APIStatusError) as raised:
+                await client.chat.completions.create(model="gpt-4o", messages=HELLO, stream=stream)
+            error = raised.value
+            assert (error.status_code, error.code) == (410, "shim_retired")
+            assert f"What to use in its place: {LINK}" in error.message
+            assert error.response.headers["link"] == f'<{LINK}>; rel="sunset"'
+            assert error.request_id
+
+
+async def test_after_the_sunset_health_is_still_told(over: Host, http: aiohttp.ClientSession) -> None:
+    async with http.get(f"{over.url}/readyz") as response:
+        content: dict[str, Any] = await response.json()
+    assert (response.status, content["retirement"]["after_sunset"]) == (200, "refuse")
+    assert content["retirement"]["days_left"] < 0
+    async with http.get(f"{over.url}/healthz") as response:
+        assert response.status == 200
+
+
+async def test_after_the_sunset_a_page_may_read_why(over: Host, http: aiohttp.ClientSession) -> None:
+    url, origin = f"{over.url}/openai/v1/models", {"origin": APP_ORIGIN}
+    async with http.get(url, headers=origin) as response:
+        assert response.headers["access-control-allow-origin"] == APP_ORIGIN
+        assert json.loads(await response.read())["error"]["code"] == "shim_retired"
+
+
+async def test_a_brownout_is_refused_with_the_time_until_it_is_over(start_host: StartHost) -> None:
+    begun = datetime.now(UTC) - timedelta(minutes=5)
+    host = await start_host(**ANNOUNCED, SHIM_BROWNOUT=f"30m/day@{begun:%H:%M}")
+    async with client_of(host) as client:
+        with pytest.raises(APIStatusError) as raised:
+            await client.models.list()
+    assert (raised.value.status_code, raised.value.code) == (410, "shim_brownout")
+    assert LINK in raised.value.message
+    assert 1000 < int(raised.value.response.headers["retry-after"]) <= 1500
