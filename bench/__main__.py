@@ -18,11 +18,11 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from bench import cold, environments, figures, measures, plots, profiling, report, workers
+from bench import cold, environments, figures, measures, plots, process_count, profiling, report
 from bench.environments import Missing
 from bench.measures import FULL, MEASURES, QUICK, SHORT, Measure, Pace, Result
-from bench.peers import KEY, Peer, Running, all_peers, shim
-from bench.places import RESULTS
+from bench.peers import KEY, Peer, Running, Upstream, all_peers, shim
+from bench.places import CACHE, RESULTS
 from bench.processes import BOTH_CORES, LOAD_CORE, Failed, Process, run_load
 
 # Above this, the machine was not the benchmark's own.
@@ -41,13 +41,13 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
         load = environments.prepare_load()
-        with upstream(load) as port:
+        with upstream(load) as to:
             if options.profile:
                 environments.prepare("shim")
                 profiled = also(options)[-1] if options.also else shim()
-                profiling.run(console, load, port, options.profile, profiled)
+                profiling.run(console, load, to, options.profile, profiled)
                 return 0
-            Benchmark(options, console, load, port).run()
+            Benchmark(options, console, load, to).run()
     except (Missing, Failed) as error:
         console.print(f"[bold red]The benchmark cannot run:[/] {error}")
         return 1
@@ -70,7 +70,13 @@ def parse() -> argparse.Namespace:
         metavar="NAME=FOLDER",
         action="append",
         default=[],
-        help="another checkout of the shim, too",
+        help="another checkout of the shim, too; over TLS if the name ends with +tls",
+    )
+    parser.add_argument(
+        "--loop",
+        choices=["uvloop", "asyncio"],
+        default="uvloop",
+        help="the shim's event loop (default: uvloop)",
     )
     parser.add_argument("--no-save", action="store_true", help="the table only, no files")
     parser.add_argument(
@@ -82,14 +88,20 @@ def parse() -> argparse.Namespace:
 def also(options: argparse.Namespace) -> list[Peer]:
     """The shim of other checkouts."""
     pairs = [given.partition("=") for given in options.also]
-    return [shim(name, Path(folder).resolve()) for name, _, folder in pairs]
+    return [
+        shim(name, Path(folder).resolve(), tls=name.endswith("+tls"), loop=options.loop)
+        for name, _, folder in pairs
+    ]
 
 
 @contextlib.contextmanager
-def upstream(load: Path, name: str = "upstream", cores: str = LOAD_CORE) -> Iterator[int]:
-    process = Process(name, [str(load), "upstream", "-key", KEY], {}, cores, announces=True)
+def upstream(load: Path, name: str = "upstream", cores: str = LOAD_CORE) -> Iterator[Upstream]:
+    certificate = CACHE / f"{name}.pem"
+    command = [str(load), "upstream", "-key", KEY, "-certificate", str(certificate)]
+    process = Process(name, command, {}, cores, announces=True)
     try:
-        yield int(json.loads(process.line())["port"])
+        ports = json.loads(process.line())
+        yield Upstream(ports["port"], ports["tls_port"], certificate)
     finally:
         process.stop()
 
@@ -97,13 +109,13 @@ def upstream(load: Path, name: str = "upstream", cores: str = LOAD_CORE) -> Iter
 class Benchmark:
     """One run: everything is started, measured in turn, stopped, and told."""
 
-    def __init__(self, options: argparse.Namespace, console: Console, load: Path, port: int) -> None:
+    def __init__(self, options: argparse.Namespace, console: Console, load: Path, to: Upstream) -> None:
         self.pace: Pace = PACES[options.pace]
         self.rounds_wanted: int = options.rounds or self.pace.rounds
         self.options = options
         self.console = console
         self.load = load
-        self.port = port
+        self.upstream = to
         self.began = time.monotonic()
         self.load_at_start = [round(each, 2) for each in os.getloadavg()]
         self.wanted = options.measures.split(",") if options.measures else None
@@ -143,7 +155,7 @@ class Benchmark:
         self.console.print(f"[dim]{elapsed // 60:3d}:{elapsed % 60:02d}[/]  {text}", highlight=False)
 
     def prepare(self) -> list[Peer]:
-        peers = all_peers()
+        peers = all_peers(self.options.loop)
         if self.options.peers:
             chosen = self.options.peers.split(",")
             if unknown := set(chosen) - set(peers):
@@ -170,7 +182,7 @@ class Benchmark:
             if peer.name in self.missing:
                 continue
             try:
-                started = Running.start(peer, self.port)
+                started = Running.start(peer, self.upstream)
             except Failed as reason:
                 self.missing[peer.name] = f"it was installed, but does not work: {reason}"
                 self.say(f"[red]{peer.name} is missing[/]: {reason}")
@@ -204,7 +216,7 @@ class Benchmark:
             result = run_load(self.load, measures.spec_for(measure, running, self.pace))
             if not result["requests"] and not result["events"] and not result["bytes"]:
                 self.faults.append(f"{running.peer.name} hung after {measure.name}, and was started anew")
-                running.restart(self.port)
+                running.restart(self.upstream)
         finally:
             running.pause()
         self.rounds.setdefault(measure.name, {}).setdefault(running.peer.name, []).append(result)
@@ -220,20 +232,20 @@ class Benchmark:
             self.faults.append(f"{where}: {told} (of {result['requests']} good ones)")
 
     def measure_workers(self, peer: Peer) -> None:
-        self.workers["cores"] = workers.CORES
+        self.workers["cores"] = process_count.CORES
         rounds = min(self.pace.worker_rounds, self.rounds_wanted)
         with (
-            upstream(self.load, "upstream-workers", BOTH_CORES) as port,
-            workers.started(peer, port, self.load, self.pace) as running,
+            upstream(self.load, "upstream-workers", BOTH_CORES) as to,
+            process_count.started(peer, to, self.load, self.pace) as running,
         ):
-            for number, row in itertools.product(range(rounds), workers.ROWS):
+            for number, row in itertools.product(range(rounds), process_count.ROWS):
                 # Each round begins with another count.
-                for count in workers.COUNTS[:: -1 if number % 2 else 1]:
-                    results = workers.measure(row, running[:count], self.load, self.pace)
+                for count in process_count.COUNTS[:: -1 if number % 2 else 1]:
+                    results = process_count.measure(row, running[:count], self.load, self.pace)
                     self.note_workers(f"round {number + 1}/{rounds}", row, results)
 
     def note_workers(self, where: str, row: figures.Row, results: list[Result]) -> None:
-        count, rate = len(results), workers.rate(row, results)
+        count, rate = len(results), process_count.rate(row, results)
         stolen = max(result["stolen"] for result in results)
         self.stolen.append(stolen)
         noted = self.workers.setdefault(str(count), {"stolen": {}})
@@ -256,7 +268,7 @@ class Benchmark:
                 continue
             seconds = self.pace.soak_seconds / (1 if is_shim else 10)
             self.say(f"soak  {peer.name}: {self.pace.soak_requests:,} requests, at most {seconds:.0f} s")
-            running = Running.start(peer, self.port, log=f"{peer.name}-soak")
+            running = Running.start(peer, self.upstream, log=f"{peer.name}-soak")
             try:
                 spec = measures.soak_spec(running, self.pace.soak_requests, seconds)
                 result = run_load(self.load, spec)
@@ -281,14 +293,14 @@ class Benchmark:
                 starting.insert([peer.name for peer in starting].index("shim") + 1, with_vault)
             for number in range(self.pace.cold_starts):
                 for peer in starting:
-                    seconds = cold.measure(peer, self.port)
+                    seconds = cold.measure(peer, self.upstream)
                     self.cold_start.setdefault(peer.name, []).append(seconds)
                     self.say(
                         f"cold start {number + 1}/{self.pace.cold_starts}  {peer.name:10}  {seconds:.2f} s"
                     )
             for peer in starting:
                 if peer.invocation:
-                    self.imports[peer.name] = cold.imports(peer, self.port)
+                    self.imports[peer.name] = cold.imports(peer, self.upstream)
 
     def tell(self, peers: list[str]) -> None:
         self.say("done")

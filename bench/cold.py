@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.peers import KEY, Launch, Peer, Running, shim
+from bench.peers import KEY, Launch, Peer, Running, Upstream, shim
 from bench.places import CACHE, LOGS
 from bench.processes import LOAD_CORE, Failed, Process
 
@@ -36,20 +36,20 @@ def vault(load: Path) -> Iterator[Peer]:
         process.stop()
 
 
-def measure(peer: Peer, upstream: int) -> float:
+def measure(peer: Peer, upstream: Upstream) -> float:
     """Seconds. Raises Failed."""
     running = Running.start(peer, upstream, log=f"{peer.name}-cold")
     running.stop()
     return running.cold_start
 
 
-def imports(peer: Peer, upstream: int) -> dict[str, Any]:
+def imports(peer: Peer, upstream: Upstream) -> dict[str, Any]:
     """Milliseconds of import time by package, its own modules' alone, as `-X importtime` has it; and their sum.
 
     That option costs time itself, so that the sum is more than what imports take without it. Raises Failed.
     """
     log = f"{peer.name}-imports"
-    timed = replace(peer, launch=lambda port: _timing_imports(peer, port))
+    timed = replace(peer, launch=lambda to: _timing_imports(peer, to))
     Running.start(timed, upstream, log).stop()
     by_package: dict[str, float] = defaultdict(float)
     for line in (LOGS / f"{log}.log").read_text(errors="replace").splitlines():
@@ -66,7 +66,7 @@ def imports(peer: Peer, upstream: int) -> dict[str, Any]:
     }
 
 
-def _timing_imports(peer: Peer, upstream: int) -> Launch:
+def _timing_imports(peer: Peer, upstream: Upstream) -> Launch:
     launch = peer.launch(upstream)
     assert launch is not None
     python, *arguments = launch.command
