@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from bench import cold, environments, figures, measures, plots, process_count, profiling, report
+from bench import capacity, cold, environments, figures, measures, plots, process_count, profiling, report
 from bench.environments import Missing
 from bench.measures import FULL, MEASURES, QUICK, SHORT, Measure, Pace, Result
 from bench.peers import KEY, Peer, Running, Upstream, all_peers, shim
@@ -30,6 +30,8 @@ STOLEN = 0.05
 PACES = {"full": FULL, "short": SHORT, "quick": QUICK}
 # Its one start is measured: it takes many seconds.
 _SLOW_STARTERS = ("litellm",)
+# Not for `quick`, unless asked for.
+_LONG = ("capacity", "abandoned", "workers")
 
 
 def main() -> int:
@@ -63,7 +65,9 @@ def parse() -> argparse.Namespace:
         "--pace", choices=PACES, default="full", help="how long the measures take (default: full)"
     )
     parser.add_argument("--peers", help="only these, with commas between")
-    parser.add_argument("--measures", help="only these, with commas: json_1, …, workers, cold, soak")
+    parser.add_argument(
+        "--measures", help="only these, with commas: json_1, …, workers, cold, soak, abandoned, capacity"
+    )
     parser.add_argument("--rounds", type=int, help="instead of the pace's own")
     parser.add_argument(
         "--also",
@@ -128,6 +132,7 @@ class Benchmark:
         self.cold_start: dict[str, list[float]] = {}
         self.imports: dict[str, Any] = {}
         self.soaks: dict[str, Any] = {}
+        self.capacity: dict[str, Any] = {}
 
     def run(self) -> None:
         peers = self.prepare()
@@ -139,7 +144,8 @@ class Benchmark:
             for peer in present:
                 if peer.name == "shim":
                     self.measure_workers(peer)
-        for name, part in (("soak", self.soak), ("cold", self.start_cold)):
+        parts = [("soak", self.soak), ("abandoned", self.abandon), ("cold", self.start_cold)]
+        for name, part in [*parts, ("capacity", self.climb)]:
             if self.wants(name):
                 try:
                     part(present)
@@ -148,7 +154,9 @@ class Benchmark:
         self.tell([peer.name for peer in peers])
 
     def wants(self, measure: str) -> bool:
-        return self.wanted is None or measure in self.wanted
+        if self.wanted is None:
+            return self.options.pace != "quick" or measure not in _LONG
+        return measure in self.wanted
 
     def say(self, text: str) -> None:
         elapsed = int(time.monotonic() - self.began)
@@ -261,7 +269,7 @@ class Benchmark:
     def soak(self, peers: list[Peer]) -> None:
         """Many small requests to a fresh process, and its memory on the way."""
         for peer in peers:
-            if peer.name == "direct":
+            if peer.name in ("direct", "floor") or peer.name.startswith("nginx-"):
                 continue
             is_shim = peer.invocation and peer.name != "naive"
             if not is_shim and self.options.pace == "quick":
@@ -270,27 +278,60 @@ class Benchmark:
             self.say(f"soak  {peer.name}: {self.pace.soak_requests:,} requests, at most {seconds:.0f} s")
             running = Running.start(peer, self.upstream, log=f"{peer.name}-soak")
             try:
-                spec = measures.soak_spec(running, self.pace.soak_requests, seconds)
-                result = run_load(self.load, spec)
+                self.note_soak(peer.name, measures.soak_spec(running, self.pace.soak_requests, seconds))
             finally:
                 running.stop()
-            samples: list[float] = result["samples"] or []  # the slowest do not come as far as the first
-            whole = samples and result["requests"] >= self.pace.soak_requests * 0.999
-            self.soaks[peer.name] = {
-                "requests": result["requests"],
-                "sample_every": spec["sample_every"],
-                "memory_mib": [round(sample, 2) for sample in samples],
-                "grown_over_last_half": round(samples[-1] - samples[len(samples) // 2 - 1], 2)
-                if whole
-                else None,
-            }
-            self.note_faults(f"soak, {peer.name}", result)
+
+    def abandon(self, peers: list[Peer]) -> None:
+        """Many streams whose callers disconnect, and the shim's memory on the way."""
+        for peer in peers:
+            if peer.name in ("shim", "shim+tls"):
+                self.say(f"abandoned streams  {peer.name}: {self.pace.soak_requests // 10:,}")
+                running = Running.start(peer, self.upstream, log=f"{peer.name}-abandoned")
+                try:
+                    streams, seconds = self.pace.soak_requests // 10, self.pace.soak_seconds
+                    self.note_soak(
+                        f"{peer.name}, abandoned", measures.abandoned_spec(running, streams, seconds)
+                    )
+                finally:
+                    running.stop()
+
+    def note_soak(self, name: str, spec: dict[str, Any]) -> None:
+        result = run_load(self.load, spec)
+        samples: list[float] = result["samples"] or []  # the slowest do not come as far as the first
+        whole = samples and result["requests"] >= spec["requests"] * 0.999
+        self.soaks[name] = {
+            "requests": result["requests"],
+            "sample_every": spec["sample_every"],
+            "memory_mib": [round(sample, 2) for sample in samples],
+            "grown_over_last_half": round(samples[-1] - samples[len(samples) // 2 - 1], 2) if whole else None,
+        }
+        self.say(f"soak  {name}: grown over the last half: {self.soaks[name]['grown_over_last_half']} MiB")
+        self.note_faults(f"soak, {name}", result)
+
+    def climb(self, peers: list[Peer]) -> None:
+        """More and more paced streams."""
+        for peer in peers:
+            if peer.name.startswith(("direct", "shim", "nginx-64k")):
+                running = Running.start(peer, self.upstream, log=f"{peer.name}-capacity")
+                steps = self.capacity.setdefault(peer.name, [])
+                try:
+                    for step in capacity.climb(running, self.load, self.pace):
+                        steps.append(step.as_json())
+                        self.stolen.append(step.stolen)
+                        self.say(
+                            f"capacity  {peer.name:8}  {step.streams} streams: {step.delivered:.1%} delivered, p99"
+                            f" {step.p99:.1f} ms, {step.cpu_us_per_chunk:.1f} us per chunk{disturbance(step.stolen)}"
+                        )
+                finally:
+                    running.stop()
 
     def start_cold(self, peers: list[Peer]) -> None:
-        with cold.vault(self.load) as with_vault:
-            starting = [peer for peer in peers if peer.name not in ("direct", *_SLOW_STARTERS)]
+        left_out = ("direct", "floor", "shim", "shim+tls", *_SLOW_STARTERS)
+        starting = [peer for peer in peers if peer.name not in left_out]
+        with contextlib.ExitStack() as stack:
             if any(peer.name == "shim" for peer in peers):
-                starting.insert([peer.name for peer in starting].index("shim") + 1, with_vault)
+                starting += stack.enter_context(cold.deployed(self.load))
             for number in range(self.pace.cold_starts):
                 for peer in starting:
                     seconds = cold.measure(peer, self.upstream)
@@ -299,7 +340,7 @@ class Benchmark:
                         f"cold start {number + 1}/{self.pace.cold_starts}  {peer.name:10}  {seconds:.2f} s"
                     )
             for peer in starting:
-                if peer.invocation:
+                if peer.invocation and not peer.name.endswith(cold.QUARTER):
                     self.imports[peer.name] = cold.imports(peer, self.upstream)
 
     def tell(self, peers: list[str]) -> None:
@@ -320,7 +361,7 @@ class Benchmark:
             if self.stolen
             else None,
             "faults": self.faults,
-            "goals": figures.goals(self.rounds, self.cold_start, self.soaks, self.pace.soak_requests),
+            "goals": figures.goals(self.rounds, self.cold_start, self.soaks, self.capacity),
             "figures": {
                 row.name: {
                     peer: found.as_json()
@@ -333,6 +374,7 @@ class Benchmark:
             "cold_start": self.cold_start,
             "imports": self.imports,
             "soak": self.soaks,
+            "capacity": self.capacity,
             "measures": self.rounds,
         }
         report.show(self.console, told, self.rounds)

@@ -48,6 +48,8 @@ def python_of(environment: str) -> Path:
 def _shim() -> str:
     """What is deployed, the worker's event loop, and no more: with the tests' packages, httpx imports rich, for one."""
     _venv("shim", [*_requirements(), *_event_loop()], "azure-functions-runtime")
+    # It stands in for the worker's own code, which is not compiled at each start.
+    _run([str(python_of("shim")), "-m", "compileall", "-q", "devhost"])
     return "this checkout"
 
 
@@ -173,6 +175,7 @@ def versions() -> dict[str, str]:
 
 _PREPARATIONS: dict[str, Callable[[], str]] = {
     "shim": _shim,
+    "floor": _shim,
     "direct": _direct,
     "nginx": _nginx,
     "envoy": _envoy,

@@ -49,6 +49,7 @@ class Launch:
     environ: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
     cores: str = PROXY_CORE
+    share: float = 1.0  # of a core
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,12 @@ class Running:
         if launch is None:
             return cls(peer, upstream.port, upstream, None, 0.0)
         process = Process(
-            log or peer.name, launch.command, launch.environ, launch.cores, announces=not launch.port
+            log or peer.name,
+            launch.command,
+            launch.environ,
+            launch.cores,
+            launch.share,
+            announces=not launch.port,
         )
         try:
             port = launch.port or urlsplit(process.line()).port or 0
@@ -169,6 +175,12 @@ def all_peers(loop: str = "uvloop") -> dict[str, Peer]:
         Peer("nginx+tls", partial(_nginx, buffer="4k", tls=True)),
         Peer("nginx-64k+tls", partial(_nginx, buffer="64k", tls=True)),
         Peer("envoy", _envoy),
+        Peer(
+            "floor",
+            lambda upstream: _worker(python_of("shim"), BENCH / "peers/floor", upstream, loop=loop),
+            files=False,
+            invocation=True,
+        ),
         shim(loop=loop),
         shim("shim+tls", tls=True, loop=loop),
         Peer(
