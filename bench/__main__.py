@@ -18,11 +18,11 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from bench import cold, environments, figures, measures, plots, profiling, report, workers
+from bench import capacity, cold, environments, figures, measures, plots, process_count, profiling, report
 from bench.environments import Missing
 from bench.measures import FULL, MEASURES, QUICK, SHORT, Measure, Pace, Result
-from bench.peers import KEY, Peer, Running, all_peers, shim
-from bench.places import RESULTS
+from bench.peers import KEY, Peer, Running, Upstream, all_peers, shim
+from bench.places import CACHE, RESULTS
 from bench.processes import BOTH_CORES, LOAD_CORE, Failed, Process, run_load
 
 # Above this, the machine was not the benchmark's own.
@@ -30,6 +30,8 @@ STOLEN = 0.05
 PACES = {"full": FULL, "short": SHORT, "quick": QUICK}
 # Its one start is measured: it takes many seconds.
 _SLOW_STARTERS = ("litellm",)
+# Not for `quick`, unless asked for.
+_LONG = ("capacity", "abandoned", "workers")
 
 
 def main() -> int:
@@ -41,13 +43,13 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
         load = environments.prepare_load()
-        with upstream(load) as port:
+        with upstream(load) as to:
             if options.profile:
                 environments.prepare("shim")
                 profiled = also(options)[-1] if options.also else shim()
-                profiling.run(console, load, port, options.profile, profiled)
+                profiling.run(console, load, to, options.profile, profiled)
                 return 0
-            Benchmark(options, console, load, port).run()
+            Benchmark(options, console, load, to).run()
     except (Missing, Failed) as error:
         console.print(f"[bold red]The benchmark cannot run:[/] {error}")
         return 1
@@ -63,14 +65,22 @@ def parse() -> argparse.Namespace:
         "--pace", choices=PACES, default="full", help="how long the measures take (default: full)"
     )
     parser.add_argument("--peers", help="only these, with commas between")
-    parser.add_argument("--measures", help="only these, with commas: json_1, …, workers, cold, soak")
+    parser.add_argument(
+        "--measures", help="only these, with commas: json_1, …, workers, cold, soak, abandoned, capacity"
+    )
     parser.add_argument("--rounds", type=int, help="instead of the pace's own")
     parser.add_argument(
         "--also",
         metavar="NAME=FOLDER",
         action="append",
         default=[],
-        help="another checkout of the shim, too",
+        help="another checkout of the shim, too; over TLS if the name ends with +tls",
+    )
+    parser.add_argument(
+        "--loop",
+        choices=["uvloop", "asyncio"],
+        default="uvloop",
+        help="the shim's event loop (default: uvloop)",
     )
     parser.add_argument("--no-save", action="store_true", help="the table only, no files")
     parser.add_argument(
@@ -82,14 +92,20 @@ def parse() -> argparse.Namespace:
 def also(options: argparse.Namespace) -> list[Peer]:
     """The shim of other checkouts."""
     pairs = [given.partition("=") for given in options.also]
-    return [shim(name, Path(folder).resolve()) for name, _, folder in pairs]
+    return [
+        shim(name, Path(folder).resolve(), tls=name.endswith("+tls"), loop=options.loop)
+        for name, _, folder in pairs
+    ]
 
 
 @contextlib.contextmanager
-def upstream(load: Path, name: str = "upstream", cores: str = LOAD_CORE) -> Iterator[int]:
-    process = Process(name, [str(load), "upstream", "-key", KEY], {}, cores, announces=True)
+def upstream(load: Path, name: str = "upstream", cores: str = LOAD_CORE) -> Iterator[Upstream]:
+    certificate = CACHE / f"{name}.pem"
+    command = [str(load), "upstream", "-key", KEY, "-certificate", str(certificate)]
+    process = Process(name, command, {}, cores, announces=True)
     try:
-        yield int(json.loads(process.line())["port"])
+        ports = json.loads(process.line())
+        yield Upstream(ports["port"], ports["tls_port"], certificate)
     finally:
         process.stop()
 
@@ -97,13 +113,13 @@ def upstream(load: Path, name: str = "upstream", cores: str = LOAD_CORE) -> Iter
 class Benchmark:
     """One run: everything is started, measured in turn, stopped, and told."""
 
-    def __init__(self, options: argparse.Namespace, console: Console, load: Path, port: int) -> None:
+    def __init__(self, options: argparse.Namespace, console: Console, load: Path, to: Upstream) -> None:
         self.pace: Pace = PACES[options.pace]
         self.rounds_wanted: int = options.rounds or self.pace.rounds
         self.options = options
         self.console = console
         self.load = load
-        self.port = port
+        self.upstream = to
         self.began = time.monotonic()
         self.load_at_start = [round(each, 2) for each in os.getloadavg()]
         self.wanted = options.measures.split(",") if options.measures else None
@@ -116,6 +132,7 @@ class Benchmark:
         self.cold_start: dict[str, list[float]] = {}
         self.imports: dict[str, Any] = {}
         self.soaks: dict[str, Any] = {}
+        self.capacity: dict[str, Any] = {}
 
     def run(self) -> None:
         peers = self.prepare()
@@ -127,7 +144,8 @@ class Benchmark:
             for peer in present:
                 if peer.name == "shim":
                     self.measure_workers(peer)
-        for name, part in (("soak", self.soak), ("cold", self.start_cold)):
+        parts = [("soak", self.soak), ("abandoned", self.abandon), ("cold", self.start_cold)]
+        for name, part in [*parts, ("capacity", self.climb)]:
             if self.wants(name):
                 try:
                     part(present)
@@ -136,14 +154,16 @@ class Benchmark:
         self.tell([peer.name for peer in peers])
 
     def wants(self, measure: str) -> bool:
-        return self.wanted is None or measure in self.wanted
+        if self.wanted is None:
+            return self.options.pace != "quick" or measure not in _LONG
+        return measure in self.wanted
 
     def say(self, text: str) -> None:
         elapsed = int(time.monotonic() - self.began)
         self.console.print(f"[dim]{elapsed // 60:3d}:{elapsed % 60:02d}[/]  {text}", highlight=False)
 
     def prepare(self) -> list[Peer]:
-        peers = all_peers()
+        peers = all_peers(self.options.loop)
         if self.options.peers:
             chosen = self.options.peers.split(",")
             if unknown := set(chosen) - set(peers):
@@ -170,7 +190,7 @@ class Benchmark:
             if peer.name in self.missing:
                 continue
             try:
-                started = Running.start(peer, self.port)
+                started = Running.start(peer, self.upstream)
             except Failed as reason:
                 self.missing[peer.name] = f"it was installed, but does not work: {reason}"
                 self.say(f"[red]{peer.name} is missing[/]: {reason}")
@@ -204,7 +224,7 @@ class Benchmark:
             result = run_load(self.load, measures.spec_for(measure, running, self.pace))
             if not result["requests"] and not result["events"] and not result["bytes"]:
                 self.faults.append(f"{running.peer.name} hung after {measure.name}, and was started anew")
-                running.restart(self.port)
+                running.restart(self.upstream)
         finally:
             running.pause()
         self.rounds.setdefault(measure.name, {}).setdefault(running.peer.name, []).append(result)
@@ -220,20 +240,20 @@ class Benchmark:
             self.faults.append(f"{where}: {told} (of {result['requests']} good ones)")
 
     def measure_workers(self, peer: Peer) -> None:
-        self.workers["cores"] = workers.CORES
+        self.workers["cores"] = process_count.CORES
         rounds = min(self.pace.worker_rounds, self.rounds_wanted)
         with (
-            upstream(self.load, "upstream-workers", BOTH_CORES) as port,
-            workers.started(peer, port, self.load, self.pace) as running,
+            upstream(self.load, "upstream-workers", BOTH_CORES) as to,
+            process_count.started(peer, to, self.load, self.pace) as running,
         ):
-            for number, row in itertools.product(range(rounds), workers.ROWS):
+            for number, row in itertools.product(range(rounds), process_count.ROWS):
                 # Each round begins with another count.
-                for count in workers.COUNTS[:: -1 if number % 2 else 1]:
-                    results = workers.measure(row, running[:count], self.load, self.pace)
+                for count in process_count.COUNTS[:: -1 if number % 2 else 1]:
+                    results = process_count.measure(row, running[:count], self.load, self.pace)
                     self.note_workers(f"round {number + 1}/{rounds}", row, results)
 
     def note_workers(self, where: str, row: figures.Row, results: list[Result]) -> None:
-        count, rate = len(results), workers.rate(row, results)
+        count, rate = len(results), process_count.rate(row, results)
         stolen = max(result["stolen"] for result in results)
         self.stolen.append(stolen)
         noted = self.workers.setdefault(str(count), {"stolen": {}})
@@ -249,46 +269,79 @@ class Benchmark:
     def soak(self, peers: list[Peer]) -> None:
         """Many small requests to a fresh process, and its memory on the way."""
         for peer in peers:
-            if peer.name == "direct":
+            if peer.name in ("direct", "floor") or peer.name.startswith("nginx-"):
                 continue
             is_shim = peer.invocation and peer.name != "naive"
             if not is_shim and self.options.pace == "quick":
                 continue
             seconds = self.pace.soak_seconds / (1 if is_shim else 10)
             self.say(f"soak  {peer.name}: {self.pace.soak_requests:,} requests, at most {seconds:.0f} s")
-            running = Running.start(peer, self.port, log=f"{peer.name}-soak")
+            running = Running.start(peer, self.upstream, log=f"{peer.name}-soak")
             try:
-                spec = measures.soak_spec(running, self.pace.soak_requests, seconds)
-                result = run_load(self.load, spec)
+                self.note_soak(peer.name, measures.soak_spec(running, self.pace.soak_requests, seconds))
             finally:
                 running.stop()
-            samples: list[float] = result["samples"] or []  # the slowest do not come as far as the first
-            whole = samples and result["requests"] >= self.pace.soak_requests * 0.999
-            self.soaks[peer.name] = {
-                "requests": result["requests"],
-                "sample_every": spec["sample_every"],
-                "memory_mib": [round(sample, 2) for sample in samples],
-                "grown_over_last_half": round(samples[-1] - samples[len(samples) // 2 - 1], 2)
-                if whole
-                else None,
-            }
-            self.note_faults(f"soak, {peer.name}", result)
+
+    def abandon(self, peers: list[Peer]) -> None:
+        """Many streams whose callers disconnect, and the shim's memory on the way."""
+        for peer in peers:
+            if peer.name in ("shim", "shim+tls"):
+                self.say(f"abandoned streams  {peer.name}: {self.pace.soak_requests // 10:,}")
+                running = Running.start(peer, self.upstream, log=f"{peer.name}-abandoned")
+                try:
+                    streams, seconds = self.pace.soak_requests // 10, self.pace.soak_seconds
+                    self.note_soak(
+                        f"{peer.name}, abandoned", measures.abandoned_spec(running, streams, seconds)
+                    )
+                finally:
+                    running.stop()
+
+    def note_soak(self, name: str, spec: dict[str, Any]) -> None:
+        result = run_load(self.load, spec)
+        samples: list[float] = result["samples"] or []  # the slowest do not come as far as the first
+        whole = samples and result["requests"] >= spec["requests"] * 0.999
+        self.soaks[name] = {
+            "requests": result["requests"],
+            "sample_every": spec["sample_every"],
+            "memory_mib": [round(sample, 2) for sample in samples],
+            "grown_over_last_half": round(samples[-1] - samples[len(samples) // 2 - 1], 2) if whole else None,
+        }
+        self.say(f"soak  {name}: grown over the last half: {self.soaks[name]['grown_over_last_half']} MiB")
+        self.note_faults(f"soak, {name}", result)
+
+    def climb(self, peers: list[Peer]) -> None:
+        """More and more paced streams."""
+        for peer in peers:
+            if peer.name.startswith(("direct", "shim", "nginx-64k")):
+                running = Running.start(peer, self.upstream, log=f"{peer.name}-capacity")
+                steps = self.capacity.setdefault(peer.name, [])
+                try:
+                    for step in capacity.climb(running, self.load, self.pace):
+                        steps.append(step.as_json())
+                        self.stolen.append(step.stolen)
+                        self.say(
+                            f"capacity  {peer.name:8}  {step.streams} streams: {step.delivered:.1%} delivered, p99"
+                            f" {step.p99:.1f} ms, {step.cpu_us_per_chunk:.1f} us per chunk{disturbance(step.stolen)}"
+                        )
+                finally:
+                    running.stop()
 
     def start_cold(self, peers: list[Peer]) -> None:
-        with cold.vault(self.load) as with_vault:
-            starting = [peer for peer in peers if peer.name not in ("direct", *_SLOW_STARTERS)]
+        left_out = ("direct", "floor", "shim", "shim+tls", *_SLOW_STARTERS)
+        starting = [peer for peer in peers if peer.name not in left_out]
+        with contextlib.ExitStack() as stack:
             if any(peer.name == "shim" for peer in peers):
-                starting.insert([peer.name for peer in starting].index("shim") + 1, with_vault)
+                starting += stack.enter_context(cold.deployed(self.load))
             for number in range(self.pace.cold_starts):
                 for peer in starting:
-                    seconds = cold.measure(peer, self.port)
+                    seconds = cold.measure(peer, self.upstream)
                     self.cold_start.setdefault(peer.name, []).append(seconds)
                     self.say(
                         f"cold start {number + 1}/{self.pace.cold_starts}  {peer.name:10}  {seconds:.2f} s"
                     )
             for peer in starting:
-                if peer.invocation:
-                    self.imports[peer.name] = cold.imports(peer, self.port)
+                if peer.invocation and not peer.name.endswith(cold.QUARTER):
+                    self.imports[peer.name] = cold.imports(peer, self.upstream)
 
     def tell(self, peers: list[str]) -> None:
         self.say("done")
@@ -308,7 +361,7 @@ class Benchmark:
             if self.stolen
             else None,
             "faults": self.faults,
-            "goals": figures.goals(self.rounds, self.cold_start, self.soaks, self.pace.soak_requests),
+            "goals": figures.goals(self.rounds, self.cold_start, self.soaks, self.capacity),
             "figures": {
                 row.name: {
                     peer: found.as_json()
@@ -321,6 +374,7 @@ class Benchmark:
             "cold_start": self.cold_start,
             "imports": self.imports,
             "soak": self.soaks,
+            "capacity": self.capacity,
             "measures": self.rounds,
         }
         report.show(self.console, told, self.rounds)

@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,8 +37,8 @@ def prepare_load() -> Path:
 
 
 def prepare(peer: str) -> str:
-    """Sets a peer up, if it is not yet; gives its version. Raises Missing."""
-    return _PREPARATIONS[peer]()
+    """Sets a peer up, if it is not yet; gives its version. What follows - or + is how it is run. Raises Missing."""
+    return _PREPARATIONS[re.split("[-+]", peer)[0]]()
 
 
 def python_of(environment: str) -> Path:
@@ -45,14 +46,25 @@ def python_of(environment: str) -> Path:
 
 
 def _shim() -> str:
-    """What is deployed and no more: with the tests' packages installed, httpx imports rich, for one."""
-    _venv("shim", _requirements(), "azure-functions-runtime")
+    """What is deployed, the worker's event loop, and no more: with the tests' packages, httpx imports rich, for one."""
+    _venv("shim", [*_requirements(), *_event_loop()], "azure-functions-runtime")
+    # It stands in for the worker's own code, which is not compiled at each start.
+    _run([str(python_of("shim")), "-m", "compileall", "-q", "devhost"])
     return "this checkout"
 
 
 def _requirements() -> list[str]:
     """What requirements.txt locks, without the hashes: pip takes those from files only."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return _locked("requirements.txt")
+
+
+def _event_loop() -> list[str]:
+    """uvloop, which the platform's worker brings."""
+    return [line for line in _locked("requirements-dev.txt") if line.startswith("uvloop=")]
+
+
+def _locked(file: str) -> list[str]:
+    lines = (ROOT / file).read_text().splitlines()
     return [line.removesuffix(" \\") for line in lines if "==" in line]
 
 
@@ -85,7 +97,7 @@ def _litellm() -> str:
 def _naive() -> str:
     runtime = [line for line in _requirements() if line.startswith(("azure-functions", "httpx="))]
     extension = "azurefunctions-extensions-http-fastapi"
-    return _venv("naive", [*runtime, extension], extension)
+    return _venv("naive", [*runtime, extension, *_event_loop()], extension)
 
 
 def _portkey() -> str:
@@ -154,7 +166,7 @@ def versions() -> dict[str, str]:
     packages = next((CACHE / "shim/lib").glob("python*/site-packages"), None)
     if packages is None:
         return found
-    for name in ("azure-functions-runtime", "uvicorn", "httptools", "starlette", "msgspec"):
+    for name in ("azure-functions-runtime", "uvloop", "uvicorn", "httptools", "starlette", "msgspec"):
         found[name] = _version_of(name, packages)
     if shutil.which("git"):
         found["shim"] = _run(["git", "describe", "--always", "--dirty"]).strip()
@@ -163,6 +175,7 @@ def versions() -> dict[str, str]:
 
 _PREPARATIONS: dict[str, Callable[[], str]] = {
     "shim": _shim,
+    "floor": _shim,
     "direct": _direct,
     "nginx": _nginx,
     "envoy": _envoy,

@@ -76,12 +76,12 @@ def _sse(pace: Pace) -> dict[str, Any]:
     return {"connections": 16, "duration": pace.sse, "warmup": pace.warmup, "body": _stream(200, 0)}
 
 
-def _streams(pace: Pace) -> dict[str, Any]:
+def _streams(pace: Pace, count: int = STREAMS) -> dict[str, Any]:
     ramp, warmup = pace.ramp, 1.0
     chunks = int((ramp + warmup + pace.streams + 2) * CHUNKS_PER_SECOND)  # to the end, and some more
     body = _stream(chunks, 1000 // CHUNKS_PER_SECOND)
     return {
-        "connections": STREAMS, "duration": pace.streams, "ramp": ramp, "warmup": warmup, "body": body,
+        "connections": count, "duration": pace.streams, "ramp": ramp, "warmup": warmup, "body": body,
         "cut": True, "patience": 0.0,
     }  # fmt: skip
 
@@ -115,6 +115,18 @@ def soak_spec(running: Running, requests: int, seconds: float) -> dict[str, Any]
     return {
         **call(running, "chat"), "body": CHAT, "connections": 32, "duration": seconds, "patience": 10.0,
         "requests": requests, "sample_every": requests // 40,
+    }  # fmt: skip
+
+
+def paced_spec(running: Running, pace: Pace, streams: int) -> dict[str, Any]:
+    return {**call(running, "chat"), **_streams(pace, streams)}
+
+
+def abandoned_spec(running: Running, streams: int, seconds: float) -> dict[str, Any]:
+    """Streams whose callers disconnect after three chunks of two hundred."""
+    return {
+        **call(running, "chat"), "body": _stream(200, 2), "connections": 32, "duration": seconds, "patience": 10.0,
+        "requests": streams, "sample_every": streams // 40, "abandon": 3,
     }  # fmt: skip
 
 

@@ -21,6 +21,8 @@ PROXY_CORE = "0"
 LOAD_CORE = "1"
 BOTH_CORES = f"{PROXY_CORE},{LOAD_CORE}"
 _STOP_SECONDS = 5
+# The kernel's default, in which Kubernetes and Docker give shares too.
+_PERIOD_MICROSECONDS = 100_000
 _SETTLE_SECONDS = 15
 
 
@@ -31,6 +33,25 @@ class Failed(Exception):
 def pinned(cores: str, command: list[str]) -> list[str]:
     """The command on these cores, killed by the kernel should the benchmark itself be killed."""
     return ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", cores, *command]
+
+
+def limited(share: float, command: list[str]) -> list[str]:
+    """The command with that share of a core, as a container on a small instance has it. Raises Failed."""
+    if share == 1.0:
+        return command
+    version_1 = Path("/sys/fs/cgroup/cpu")
+    group = (version_1 if version_1.is_dir() else version_1.parent) / f"shim-bench-{share:g}"
+    quota = round(share * _PERIOD_MICROSECONDS)
+    try:
+        group.mkdir(exist_ok=True)
+        if version_1.is_dir():
+            (group / "cpu.cfs_period_us").write_text(str(_PERIOD_MICROSECONDS))
+            (group / "cpu.cfs_quota_us").write_text(str(quota))
+        else:
+            (group / "cpu.max").write_text(f"{quota} {_PERIOD_MICROSECONDS}")
+    except OSError as error:
+        raise Failed(f"a share of a core needs a cgroup, and so root: {error}") from error
+    return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *command]
 
 
 def free_port() -> int:
@@ -48,6 +69,7 @@ class Process:
         command: list[str],
         environ: Mapping[str, str],
         cores: str,
+        share: float = 1.0,
         *,
         announces: bool = False,
     ) -> None:
@@ -59,7 +81,7 @@ class Process:
         with self.log.open("w") as log:
             self.started = time.perf_counter()
             self._process = subprocess.Popen(
-                pinned(cores, command),
+                pinned(cores, limited(share, command)),
                 cwd=ROOT,
                 env={**kept, **environ},
                 stdin=subprocess.PIPE if announces else subprocess.DEVNULL,

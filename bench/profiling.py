@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measures import FULL, MEASURES, spec_for
-from bench.peers import Peer, Running
+from bench.peers import Peer, Running, Upstream
 from bench.places import CACHE
 from bench.processes import LOAD_CORE, Failed, pinned, run_load
 
@@ -19,7 +19,7 @@ _RATE = 400
 _SHOWN = 40
 
 
-def run(console: Console, load: Path, upstream: int, name: str, peer: Peer) -> None:
+def run(console: Console, load: Path, upstream: Upstream, name: str, peer: Peer) -> None:
     """Prints the profile. Raises Failed."""
     measure = next(measure for measure in MEASURES if measure.name == name)
     raw = CACHE / f"profile-{name}.txt"

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import figures, workers
+from bench import figures, process_count
 from bench.figures import ROW, ROWS, Rounds, Spread
 
 
@@ -93,13 +93,13 @@ def _ratios(peers: Sequence[str], rounds: Rounds) -> Table:
 
 
 def _workers(measured: Mapping[str, Any]) -> Table:
-    fewest, most = map(str, workers.COUNTS)
+    fewest, most = map(str, process_count.COUNTS)
     title = f"The shim as {fewest} and {most} worker processes on two cores"
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for column in (fewest, most, f"{most} / {fewest}"):
         table.add_column(column, justify="right")
-    for row in workers.ROWS:
+    for row in process_count.ROWS:
         found = [measured[count][row.name] for count in (fewest, most)]
         cells = [_cell(Spread.of([value for value in each if value is not None]), row.form) for each in found]
         table.add_row(row.title, *cells, _cell(figures.quotient(found[1], found[0]), ".2f"))

@@ -29,6 +29,7 @@ type Spec struct {
 	Requests    int64    `json:"requests"`     // end after so many instead, at the latest after the duration
 	SampleEvery int64    `json:"sample_every"` // sample memory once in so many requests
 	Cut         bool     `json:"cut"`          // calls still running at the end are cut, and count as good
+	Abandon     int64    `json:"abandon"`      // disconnect after so many chunks, which makes a good call
 	Patience    float64  `json:"patience"`     // after the end, for the calls still running
 	Pids        []int    `json:"pids"`         // the proxy's
 }
@@ -74,6 +75,7 @@ type client struct {
 	latency, first, delay   []time.Duration
 	errors                  map[string]int
 	open                    bool
+	heard                   int64 // chunks of this call
 }
 
 func run(spec *Spec) *Result {
@@ -180,6 +182,7 @@ func (c *client) callAll(connection net.Conn) error {
 			return fmt.Errorf("no head: %w", unwrapped(err))
 		}
 		var first time.Time
+		c.heard = 0
 		content = content[:0]
 		_, err := readBody(reader, &answer, true, func(part []byte) {
 			if first.IsZero() {
@@ -190,8 +193,11 @@ func (c *client) callAll(connection net.Conn) error {
 			if room := 256 - len(content); room > 0 {
 				content = append(content, part[:min(room, len(part))]...)
 			}
+			if c.hasHeardEnough() {
+				connection.Close() // which ends the reading
+			}
 		})
-		if err != nil {
+		if err != nil && !c.hasHeardEnough() {
 			return fmt.Errorf("the answer broke off: %w", unwrapped(err))
 		}
 		now := time.Now()
@@ -207,7 +213,7 @@ func (c *client) callAll(connection net.Conn) error {
 			c.samples = append(c.samples, memoryMiB(c.Pids, "VmRSS"))
 			c.sampling.Unlock()
 		}
-		if answer.close {
+		if answer.close || c.hasHeardEnough() {
 			return nil
 		}
 	}
@@ -223,6 +229,8 @@ func unwrapped(err error) error {
 	}
 	return err
 }
+
+func (c *client) hasHeardEnough() bool { return c.Abandon > 0 && c.heard >= c.Abandon }
 
 func (c *client) bufferSize() int {
 	if c.Connections > 256 {
@@ -272,6 +280,7 @@ func (c *client) transferred(length int) {
 func (c *client) event(sent int64) {
 	now := time.Now()
 	c.open = true
+	c.heard++
 	if now.After(c.counting) && now.Before(c.end) {
 		c.events++
 		if c.Cut {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"net"
@@ -52,6 +53,7 @@ var (
 func serveUpstream(arguments []string) error {
 	flags := flag.NewFlagSet("upstream", flag.ContinueOnError)
 	key := flags.String("key", "", "the key that must come, as api-key or as a Bearer token")
+	trusted := flags.String("certificate", "", "the file into which the certificate of the TLS port is written")
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
@@ -59,16 +61,31 @@ func serveUpstream(arguments []string) error {
 	if err != nil {
 		return err
 	}
-	go func() {
-		for {
-			connection, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go answerAll(connection, *key)
+	certificate, err := makeCertificate(*trusted)
+	if err != nil {
+		return err
+	}
+	secure, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+		Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13,
+	})
+	if err != nil {
+		return err
+	}
+	go acceptAll(listener, *key)
+	go acceptAll(secure, *key)
+	return announce(map[string]int{
+		"port": listener.Addr().(*net.TCPAddr).Port, "tls_port": secure.Addr().(*net.TCPAddr).Port,
+	})
+}
+
+func acceptAll(listener net.Listener, key string) {
+	for {
+		connection, err := listener.Accept()
+		if err != nil {
+			return
 		}
-	}()
-	return announce(map[string]int{"port": listener.Addr().(*net.TCPAddr).Port})
+		go answerAll(connection, key)
+	}
 }
 
 func answerAll(connection net.Conn, key string) {

@@ -1,6 +1,6 @@
 """A Functions app in the real worker runtime, with a load that comes straight to the worker's own server.
 
-`python bench/worker.py FOLDER` prints the server's URL, and serves until its stdin is closed.
+`python bench/functions_worker.py FOLDER uvloop|asyncio` prints the server's URL, and serves until its stdin is closed.
 
 In Azure each HTTP request has an invocation beside it, which the host announces by gRPC. Here the announcement begins
 in the worker itself, at the moment that the runtime's coordinator sees the request: nothing of what the runtime does
@@ -21,10 +21,13 @@ from typing import Any
 from azure_functions_runtime import handle_event
 from azure_functions_runtime.http_v2 import http_coordinator
 
+from devhost.invocation_logs import InvocationTask
 from devhost.messages import PROTOS, Message, StatusResult, envelope, http_invocation
 
 
 async def run(folder: Path) -> None:
+    # As the platform's worker does (devhost/worker.py).
+    asyncio.get_running_loop().set_task_factory(InvocationTask.factory)
     started = await handle_event.worker_init_request(
         envelope(
             "worker_init_request",
@@ -100,4 +103,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(app))
     if vault := os.environ.get("BENCH_VAULT"):
         lead_vaults_to(vault)
-    asyncio.run(run(app))
+    if sys.argv[2] == "uvloop":
+        import uvloop
+
+        uvloop.run(run(app))
+    else:
+        asyncio.run(run(app))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -32,6 +33,15 @@ SDK_HEADERS = (
 
 
 @dataclass(frozen=True)
+class Upstream:
+    """Where it listens, in the clear and over TLS 1.3, and the file with the certificate to trust."""
+
+    port: int
+    tls_port: int
+    certificate: Path
+
+
+@dataclass(frozen=True)
 class Launch:
     """How a process is started. Where `port` is 0, the process prints the URL at which it listens."""
 
@@ -39,22 +49,23 @@ class Launch:
     environ: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
     cores: str = PROXY_CORE
+    share: float = 1.0  # of a core
 
 
 @dataclass(frozen=True)
 class Peer:
-    """`launch` is given upstream's port. `root` is the path of the OpenAI API; `files` whether files go through it."""
+    """`root` is the path of the OpenAI API; `files` whether files go through it."""
 
     name: str
-    launch: Callable[[int], Launch | None]
+    launch: Callable[[Upstream], Launch | None]
     root: str = "/openai/v1"
     authorization: str = f"authorization: Bearer {KEY}"
     extra_headers: tuple[str, ...] = ()
     files: bool = True
     invocation: bool = False
 
-    def headers(self, upstream: int) -> list[str]:
-        extra = [header.replace("@UPSTREAM@", str(upstream)) for header in self.extra_headers]
+    def headers(self, upstream: Upstream) -> list[str]:
+        extra = [header.replace("@UPSTREAM@", str(upstream.port)) for header in self.extra_headers]
         return [*SDK_HEADERS, self.authorization, *extra]
 
 
@@ -62,7 +73,7 @@ class Running:
     """A peer that answers."""
 
     def __init__(
-        self, peer: Peer, port: int, upstream: int, process: Process | None, cold_start: float
+        self, peer: Peer, port: int, upstream: Upstream, process: Process | None, cold_start: float
     ) -> None:
         self.peer = peer
         self.port = port
@@ -71,13 +82,18 @@ class Running:
         self.cold_start = cold_start
 
     @classmethod
-    def start(cls, peer: Peer, upstream: int, log: str = "") -> Self:
+    def start(cls, peer: Peer, upstream: Upstream, log: str = "") -> Self:
         """Raises Failed."""
         launch = peer.launch(upstream)
         if launch is None:
-            return cls(peer, upstream, upstream, None, 0.0)
+            return cls(peer, upstream.port, upstream, None, 0.0)
         process = Process(
-            log or peer.name, launch.command, launch.environ, launch.cores, announces=not launch.port
+            log or peer.name,
+            launch.command,
+            launch.environ,
+            launch.cores,
+            launch.share,
+            announces=not launch.port,
         )
         try:
             port = launch.port or urlsplit(process.line()).port or 0
@@ -87,7 +103,7 @@ class Running:
             raise
         return cls(peer, port, upstream, process, seconds)
 
-    def restart(self, upstream: int) -> None:
+    def restart(self, upstream: Upstream) -> None:
         """Raises Failed."""
         self.stop()
         anew = Running.start(self.peer, upstream)
@@ -119,7 +135,7 @@ def chat_path(peer: Peer) -> str:
     return f"{peer.root}/chat/completions"
 
 
-def probe(peer: Peer, port: int, upstream: int) -> bytes:
+def probe(peer: Peer, port: int, upstream: Upstream) -> bytes:
     """A small chat completion as it goes over the wire."""
     lines = [f"POST {chat_path(peer)} HTTP/1.1", f"host: 127.0.0.1:{port}", *peer.headers(upstream)]
     if peer.invocation:
@@ -128,13 +144,25 @@ def probe(peer: Peer, port: int, upstream: int) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-def shim(name: str = "shim", folder: Path = ROOT, **settings: str) -> Peer:
+def shim(
+    name: str = "shim", folder: Path = ROOT, *, tls: bool = False, loop: str = "uvloop", **settings: str
+) -> Peer:
     """The app of a checkout, by default this one's, in the real worker runtime."""
     environ = settings or {"LOCAL_SUBSCRIPTION_KEYS": f"bench={KEY}"}
-    return Peer(name, lambda upstream: _worker(python_of("shim"), folder, upstream, environ), invocation=True)
+
+    def launch(upstream: Upstream) -> Launch:
+        if not tls:
+            return _worker(python_of("shim"), folder, upstream, environ, loop)
+        secure = {
+            "APIM_BASE_URL": f"https://127.0.0.1:{upstream.tls_port}/openai",
+            "SSL_CERT_FILE": str(upstream.certificate),
+        }
+        return _worker(python_of("shim"), folder, upstream, {**environ, **secure}, loop)
+
+    return Peer(name, launch, invocation=True)
 
 
-def all_peers() -> dict[str, Peer]:
+def all_peers(loop: str = "uvloop") -> dict[str, Peer]:
     peers = [
         Peer(
             "direct",
@@ -142,9 +170,19 @@ def all_peers() -> dict[str, Peer]:
             root="/openai/deployments/gpt-4o",
             authorization=f"api-key: {KEY}",
         ),
-        Peer("nginx", _nginx),
+        Peer("nginx", partial(_nginx, buffer="4k")),
+        Peer("nginx-64k", partial(_nginx, buffer="64k")),
+        Peer("nginx+tls", partial(_nginx, buffer="4k", tls=True)),
+        Peer("nginx-64k+tls", partial(_nginx, buffer="64k", tls=True)),
         Peer("envoy", _envoy),
-        shim(),
+        Peer(
+            "floor",
+            lambda upstream: _worker(python_of("shim"), BENCH / "peers/floor", upstream, loop=loop),
+            files=False,
+            invocation=True,
+        ),
+        shim(loop=loop),
+        shim("shim+tls", tls=True, loop=loop),
         Peer(
             "portkey",
             _portkey,
@@ -166,24 +204,41 @@ def all_peers() -> dict[str, Peer]:
     return {peer.name: peer for peer in peers}
 
 
-def _worker(python: Path, folder: Path, upstream: int, settings: Mapping[str, str] | None = None) -> Launch:
+def _worker(
+    python: Path,
+    folder: Path,
+    upstream: Upstream,
+    settings: Mapping[str, str] | None = None,
+    loop: str = "uvloop",
+) -> Launch:
     return Launch(
-        [str(python), "-P", str(BENCH / "worker.py"), str(folder)],
-        {"PYTHONPATH": str(ROOT), "APIM_BASE_URL": f"http://127.0.0.1:{upstream}/openai", **(settings or {})},
+        [str(python), "-P", "-X", "no_debug_ranges", str(BENCH / "functions_worker.py"), str(folder), loop],
+        {
+            "PYTHONPATH": str(ROOT),
+            "APIM_BASE_URL": f"http://127.0.0.1:{upstream.port}/openai",
+            **(settings or {}),
+        },
     )
 
 
-def _nginx(upstream: int) -> Launch:
+def _nginx(upstream: Upstream, *, buffer: str, tls: bool = False) -> Launch:
     port = free_port()
-    config = _configured("nginx.conf", upstream, port)
+    config = _configured(
+        "nginx.conf",
+        upstream.tls_port if tls else upstream.port,
+        port,
+        SCHEME="https" if tls else "http",
+        BUFFER=buffer,
+        CERTIFICATE=upstream.certificate,
+    )
     nginx = "/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else "nginx"
     as_root = ["-g", "user root;"] if os.geteuid() == 0 else []
     return Launch([nginx, "-p", str(config.parent), "-e", "stderr", "-c", str(config), *as_root], port=port)
 
 
-def _envoy(upstream: int) -> Launch:
+def _envoy(upstream: Upstream) -> Launch:
     port = free_port()
-    config = _configured("envoy.yaml", upstream, port)
+    config = _configured("envoy.yaml", upstream.port, port)
     envoy = next(
         (CACHE / "envoy").glob("lib/python*/site-packages/envoy/_bin/envoy"), CACHE / "envoy/bin/envoy"
     )
@@ -191,9 +246,9 @@ def _envoy(upstream: int) -> Launch:
     return Launch([str(envoy), "-c", str(config), *quiet], port=port)
 
 
-def _litellm(upstream: int) -> Launch:
+def _litellm(upstream: Upstream) -> Launch:
     port = free_port()
-    config = _configured("litellm.yaml", upstream, port)
+    config = _configured("litellm.yaml", upstream.port, port)
     command = [str(CACHE / "litellm/bin/litellm"), "--config", str(config), "--host", "127.0.0.1"]
     environ = {
         "LITELLM_LOG": "ERROR",
@@ -206,18 +261,19 @@ def _litellm(upstream: int) -> Launch:
     )
 
 
-def _portkey(_: int) -> Launch:
+def _portkey(_: Upstream) -> Launch:
     port = free_port()
     script = CACHE / "portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
     return Launch(["node", str(script), f"--port={port}", "--headless"], {"NODE_ENV": "production"}, port)
 
 
-def _configured(template: str, upstream: int, port: int) -> Path:
-    """The template with its ports, in .cache."""
-    folder = CACHE / "run" / template.partition(".")[0]
+def _configured(template: str, upstream: int, port: int, **others: object) -> Path:
+    """The template with its ports and what else it asks for, in .cache."""
+    folder = CACHE / "run" / f"{template.partition('.')[0]}-{port}"
     folder.mkdir(parents=True, exist_ok=True)
     text = (BENCH / "peers" / template).read_text()
-    for name, value in (("UPSTREAM", upstream), ("PORT", port), ("FOLDER", folder), ("KEY", KEY)):
+    values = {"UPSTREAM": upstream, "PORT": port, "FOLDER": folder, "KEY": KEY, **others}
+    for name, value in values.items():
         text = text.replace(f"@{name}@", str(value))
     config = folder / template
     config.write_text(text)

@@ -17,7 +17,7 @@ from pathlib import Path
 from bench import measures
 from bench.figures import Row
 from bench.measures import MEASURES, Pace, Result
-from bench.peers import Launch, Peer, Running
+from bench.peers import Launch, Peer, Running, Upstream
 from bench.processes import BOTH_CORES, run_load
 
 COUNTS = (1, 2)
@@ -31,9 +31,9 @@ _MEASURES = {measure.name: measure for measure in MEASURES}
 
 
 @contextlib.contextmanager
-def started(peer: Peer, upstream: int, load: Path, pace: Pace) -> Iterator[list[Running]]:
+def started(peer: Peer, upstream: Upstream, load: Path, pace: Pace) -> Iterator[list[Running]]:
     """As many processes as are ever measured; one that has no load takes nothing from the others. Raises Failed."""
-    unpinned = replace(peer, launch=lambda port: _on_both_cores(peer, port))
+    unpinned = replace(peer, launch=lambda to: _on_both_cores(peer, to))
     with contextlib.ExitStack() as stack:
         running: list[Running] = []
         for number in range(max(COUNTS)):
@@ -59,7 +59,7 @@ def rate(row: Row, results: Sequence[Result]) -> float | None:
     return round(sum(good), 1) if len(good) == len(results) else None
 
 
-def _on_both_cores(peer: Peer, upstream: int) -> Launch:
+def _on_both_cores(peer: Peer, upstream: Upstream) -> Launch:
     launch = peer.launch(upstream)
     assert launch is not None
     return replace(launch, cores=BOTH_CORES)
