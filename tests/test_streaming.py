@@ -412,18 +412,46 @@ async def test_no_heartbeat_falls_into_an_event(impatient: Host, standin: Standi
 
 @pytest.mark.parametrize(
     "headers",
-    [{"content-type": "application/json"}, {"content-encoding": "gzip"}, {"content-length": "4"}],
-    ids=["not an event stream", "compressed", "of a stated length"],
+    [
+        {"content-type": "application/json"},
+        {"content-type": "audio/mpeg"},
+        {"content-encoding": "gzip"},
+        {"content-length": "6"},
+    ],
+    ids=["JSON", "audio", "compressed", "of a stated length"],
 )
 async def test_no_heartbeat_where_it_would_be_part_of_the_body(
     impatient: Host, standin: Standin, request_id: str, headers: dict[str, str]
 ) -> None:
     async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
         response = await event_stream(upstream, **headers)
-        await response.write(b"a\n")
-        await asyncio.sleep(0.25)
-        await response.write(b"b\n")
+        await asyncio.sleep(0.35)  # three heartbeats' time, before the first piece and between two
+        await response.write(b"a\n\n")
+        await asyncio.sleep(0.35)
+        await response.write(b"b\n\n")
         return response
 
     standin.answers[request_id] = answer
-    assert (await exchange(impatient.url, chat(request_id))).body == b"a\nb\n"
+    assert (await exchange(impatient.url, chat(request_id))).body == b"a\n\nb\n\n"
+
+
+async def test_a_stream_that_begins_with_silence_begins_with_a_heartbeat(
+    impatient: Host, standin: Standin, request_id: str
+) -> None:
+    """What the test above would not see if there were none before a first event."""
+    heartbeat_was_read = asyncio.Event()
+
+    async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
+        response = await event_stream(upstream)
+        await asyncio.wait_for(heartbeat_was_read.wait(), 5)
+        await response.write(b"data: 1\n\n")
+        return response
+
+    standin.answers[request_id] = answer
+    async with connect(impatient.url) as wire:
+        await wire.send(chat(request_id))
+        assert (await wire.head()).status == 200
+        await read_until(wire, b": heartbeat\n")
+        heartbeat_was_read.set()
+        await read_until(wire, b"data: 1\n\n")
+        assert await wire.chunk() is None
