@@ -416,7 +416,7 @@ async def test_no_heartbeat_falls_into_an_event(impatient: Host, standin: Standi
         {"content-type": "application/json"},
         {"content-type": "audio/mpeg"},
         {"content-encoding": "gzip"},
-        {"content-length": "6"},
+        {"content-length": "80"},
     ],
     ids=["JSON", "audio", "compressed", "of a stated length"],
 )
@@ -425,20 +425,21 @@ async def test_no_heartbeat_where_it_would_be_part_of_the_body(
 ) -> None:
     async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
         response = await event_stream(upstream, **headers)
-        await asyncio.sleep(0.35)  # three heartbeats' time, before the first piece and between two
-        await response.write(b"a\n\n")
-        await asyncio.sleep(0.35)
-        await response.write(b"b\n\n")
+        for piece in pieces:
+            await asyncio.sleep(0.35)  # three heartbeats' time, before the first piece too
+            await response.write(piece)
         return response
 
+    pieces = [b"%038d\n\n" % number for number in range(2)]
     standin.answers[request_id] = answer
-    assert (await exchange(impatient.url, chat(request_id))).body == b"a\n\nb\n\n"
+    assert (await exchange(impatient.url, chat(request_id))).body == b"".join(pieces)
 
 
+@pytest.mark.parametrize("heartbeat", ["0.1", "15"], ids=["soon", "rarely"])
 async def test_a_stream_that_begins_with_silence_begins_with_a_heartbeat(
-    impatient: Host, standin: Standin, request_id: str
+    start_host: StartHost, standin: Standin, request_id: str, heartbeat: str
 ) -> None:
-    """What the test above would not see if there were none before a first event."""
+    """It brings the response's head to the caller, so that it comes soon whatever the interval is."""
     heartbeat_was_read = asyncio.Event()
 
     async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
@@ -448,7 +449,8 @@ async def test_a_stream_that_begins_with_silence_begins_with_a_heartbeat(
         return response
 
     standin.answers[request_id] = answer
-    async with connect(impatient.url) as wire:
+    host = await start_host(SSE_HEARTBEAT=heartbeat)
+    async with connect(host.url) as wire:
         await wire.send(chat(request_id))
         assert (await wire.head()).status == 200
         await read_until(wire, b": heartbeat\n")
