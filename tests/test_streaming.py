@@ -412,18 +412,48 @@ async def test_no_heartbeat_falls_into_an_event(impatient: Host, standin: Standi
 
 @pytest.mark.parametrize(
     "headers",
-    [{"content-type": "application/json"}, {"content-encoding": "gzip"}, {"content-length": "4"}],
-    ids=["not an event stream", "compressed", "of a stated length"],
+    [
+        {"content-type": "application/json"},
+        {"content-type": "audio/mpeg"},
+        {"content-encoding": "gzip"},
+        {"content-length": "80"},
+    ],
+    ids=["JSON", "audio", "compressed", "of a stated length"],
 )
 async def test_no_heartbeat_where_it_would_be_part_of_the_body(
     impatient: Host, standin: Standin, request_id: str, headers: dict[str, str]
 ) -> None:
     async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
         response = await event_stream(upstream, **headers)
-        await response.write(b"a\n")
-        await asyncio.sleep(0.25)
-        await response.write(b"b\n")
+        for piece in pieces:
+            await asyncio.sleep(0.35)  # three heartbeats' time, before the first piece too
+            await response.write(piece)
+        return response
+
+    pieces = [b"%038d\n\n" % number for number in range(2)]
+    standin.answers[request_id] = answer
+    assert (await exchange(impatient.url, chat(request_id))).body == b"".join(pieces)
+
+
+@pytest.mark.parametrize("heartbeat", ["0.1", "15"], ids=["soon", "rarely"])
+async def test_a_stream_that_begins_with_silence_begins_with_a_heartbeat(
+    start_host: StartHost, standin: Standin, request_id: str, heartbeat: str
+) -> None:
+    """It brings the response's head to the caller, so that it comes soon whatever the interval is."""
+    heartbeat_was_read = asyncio.Event()
+
+    async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
+        response = await event_stream(upstream)
+        await asyncio.wait_for(heartbeat_was_read.wait(), 5)
+        await response.write(b"data: 1\n\n")
         return response
 
     standin.answers[request_id] = answer
-    assert (await exchange(impatient.url, chat(request_id))).body == b"a\nb\n"
+    host = await start_host(SSE_HEARTBEAT=heartbeat)
+    async with connect(host.url) as wire:
+        await wire.send(chat(request_id))
+        assert (await wire.head()).status == 200
+        await read_until(wire, b": heartbeat\n")
+        heartbeat_was_read.set()
+        await read_until(wire, b"data: 1\n\n")
+        assert await wire.chunk() is None

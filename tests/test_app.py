@@ -1,0 +1,106 @@
+"""A defect of the shim's own: the caller gets an error with an id, the operator a place, and nobody what was in flight.
+
+The message and the traceback of an exception can quote a key, a prompt or a URL with a digest, and a log is read by
+many. So a defect is logged by type and place alone, and answered as OpenAI's SDKs expect an error.
+"""
+
+import asyncio
+import json
+import logging
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message
+
+from shim.app import Shim, answer
+from shim.cors import Cors
+from shim.keys.subscription import Subscription
+from shim.settings import Settings
+from shim.upstream.client import Upstream
+from tests.conftest import APP_ORIGIN, KEY
+
+SECRET = "quoted-by-the-exception"
+REQUEST_ID = "the-callers-own-id"
+
+
+class BrokenStore:
+    """A key store with a bug."""
+
+    async def find(self, digest: str) -> Subscription | None:
+        raise LookupError(f"{SECRET} {KEY} {digest}")
+
+    async def check(self) -> None: ...
+    async def warm(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class BrokenTransport(httpx.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise KeyError(f"{SECRET} {request.headers}")
+
+
+class OneKey(BrokenStore):
+    async def find(self, digest: str) -> Subscription | None:
+        return Subscription(digest, KEY, "team-a")
+
+
+async def answered(store: BrokenStore) -> Response:
+    """The response to a call, where the key store and the transport are as given."""
+    settings = Settings.from_environment(
+        {
+            "APIM_BASE_URL": "https://a.example/openai",
+            "KEY_VAULT_URL": "https://v.vault.azure.net",
+            "CORS_ORIGINS": APP_ORIGIN,
+        }
+    )
+    upstream = Upstream(BrokenTransport(), connect_timeout=1, first_byte_timeout=1)
+    left = asyncio.Event()
+    try:
+        return await answer(a_call(left), Cors.of(settings), Shim(settings, store, upstream).forward)
+    finally:
+        left.set()
+
+
+def a_call(left: asyncio.Event) -> Request:
+    """One without a body, by a caller who stays until `left`."""
+
+    async def receive() -> Message:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    headers = {"authorization": f"Bearer {KEY}", "x-request-id": REQUEST_ID, "origin": APP_ORIGIN}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/files",
+        "raw_path": b"/v1/files",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    return Request(scope, receive)
+
+
+@pytest.mark.parametrize(
+    ("store", "place"),
+    [(BrokenStore(), "LookupError in BrokenStore.find, line "), (OneKey(), "KeyError in BrokenTransport.")],
+    ids=["before upstream is asked", "while upstream is asked"],
+)
+async def test_a_defect_is_a_500_and_logged_by_type_and_place_alone(
+    store: BrokenStore, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        response = await answered(store)
+    assert response.status_code == 500
+    assert json.loads(bytes(response.body))["error"]["code"] == "internal_error"
+    assert response.headers["x-request-id"] == REQUEST_ID
+    assert response.headers["access-control-allow-origin"] == APP_ORIGIN
+
+    (record,) = caplog.records
+    assert (record.name, record.levelno, record.exc_info) == ("shim", logging.ERROR, None)
+    assert record.message.startswith(f"defect: {place}")
+    assert record.message.endswith(f" request_id={REQUEST_ID}")
+    for text in (caplog.text, bytes(response.body).decode(), str(response.raw_headers)):
+        assert SECRET not in text
+        assert KEY not in text
