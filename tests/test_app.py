@@ -58,7 +58,8 @@ async def answered(store: BrokenStore) -> Response:
     upstream = Upstream(BrokenTransport(), connect_timeout=1, first_byte_timeout=1)
     left = asyncio.Event()
     try:
-        return await answer(a_call(left), Cors.of(settings), Shim(settings, store, upstream).forward)
+        shim = Shim(settings, store, upstream)
+        return await answer(a_call(left), Cors.of(settings), settings.retirement, shim.forward)
     finally:
         left.set()
 
