@@ -20,6 +20,7 @@ from shim.call.caller import Caller
 from shim.call.parse import parse
 from shim.call.rewrite import rewrite
 from shim.call.routes import choose, model_use
+from shim.call.spool import SpoolSpace
 from shim.cors import Cors
 from shim.errors import InternalError, ShimError, describe_defect
 from shim.keys.store import KeyStore
@@ -66,6 +67,7 @@ class Shim:
         self._settings = settings
         self._keys = keys
         self._upstream = upstream
+        self._spool_space = SpoolSpace(settings.max_body_bytes)
 
     async def forward(self, request: Request, request_id: bytes) -> Response:
         """Sends the call on to the APIM API. Raises ShimError for what it refuses."""
@@ -76,11 +78,15 @@ class Shim:
         principal = await authenticate(received, self._keys, settings.user_token_header)
         caller = Caller(request.receive)
         body = await open_body(
-            received, caller, model=model_use(call, settings), max_bytes=settings.max_body_bytes
+            received,
+            caller,
+            model=model_use(call, settings),
+            max_bytes=settings.max_body_bytes,
+            space=self._spool_space,
         )
         try:
             route = choose(call, body.model, settings)
-            await body.replace_model(route.new_model)
+            body.replace_model(route.new_model)
             upstream_request = rewrite(call, route, received, principal, body, request_id, settings)
             response = await self._upstream.send(upstream_request, caller)
         except BaseException:
@@ -111,5 +117,5 @@ class Shim:
 
 def _request_id(request: Request) -> bytes:
     """The caller's own, if it may go into a log line, else a new one."""
-    given = headers.named(request.headers.raw, b"x-request-id")
+    given = headers.values_of(request.headers.raw, b"x-request-id")
     return headers.valid_request_id(given[0] if given else None) or secrets.token_hex(16).encode()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from shim.errors import InvalidRequest, MalformedKey, MissingKey, UnknownKey
-from shim.headers import Headers, named
+from shim.headers import Headers, values_of
 from shim.keys.store import KeyStore
 from shim.keys.subscription import Subscription, digest_of
 
@@ -36,7 +36,7 @@ async def authenticate(headers: Headers, keys: KeyStore, user_token_header: str)
             "The subscription key is not known here, or no longer valid."
             " Check it for missing characters, or ask the operator of this API for a new one."
         )
-    user_tokens = named(headers, user_token_header.encode())
+    user_tokens = values_of(headers, user_token_header.encode())
     if len(user_tokens) > 1:
         raise InvalidRequest(f"Send only one {user_token_header} header.")
     return Principal(subscription, scheme, user_tokens[0] if user_tokens else authorization)
@@ -48,8 +48,8 @@ def _presented_key(headers: Headers) -> tuple[str, str, bytes | None]:
     Azure's own clients send `api-key`; an Authorization header beside it with any other value is a user's token,
     meant for the API behind the shim.
     """
-    api_keys = named(headers, b"api-key")
-    authorizations = named(headers, b"authorization")
+    api_keys = values_of(headers, b"api-key")
+    authorizations = values_of(headers, b"authorization")
     if len(authorizations) > 1 or len(api_keys) > 1:
         raise MalformedKey("Send one Authorization header or one api-key header, not several.")
     if api_keys:

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 from shim.errors import OriginNotAllowed
-from shim.headers import Headers
+from shim.headers import METHODS, Headers
 from shim.settings import Settings
 from shim.settings.origins import OriginPattern
 
-_METHODS = b"GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS"
 # RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Browsers show these without being told (https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name)
@@ -35,7 +34,7 @@ _PREFLIGHT_VARY = (
     b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers,"
     b" Access-Control-Request-Private-Network",
 )
-# What a refusal repeats of the caller's header.
+# The longest origin that a refusal repeats.
 _LONGEST_SHOWN = 200
 
 
@@ -48,7 +47,7 @@ class Cors:
     def __init__(self, allowed: Sequence[OriginPattern], *, credentials: bool, max_age: int) -> None:
         self._allowed = tuple(allowed)
         self._any = any(pattern.is_any for pattern in allowed)
-        # Every page on the web could act for its visitors. Settings refuse it; nothing here depends on that.
+        # With both, any page on the web could act for its visitors. Settings refuse that, and so does this.
         self._credentials = credentials and not self._any
         self._max_age = b"%d" % max_age
 
@@ -75,7 +74,7 @@ class Cors:
             raise _not_allowed(origin)
         allowed = [
             *self._allow(origin),
-            (b"access-control-allow-methods", _METHODS),
+            (b"access-control-allow-methods", METHODS),
             (b"access-control-max-age", self._max_age),
             _PREFLIGHT_VARY,
         ]
@@ -92,8 +91,8 @@ class Cors:
         kept = [header for header in headers if not header[0].startswith(b"access-control-")]
         if not self._allowed:
             return kept
-        # On every answer, or a cache would hand one origin's answer, or that to no origin, to another. `*` is no
-        # exception: `null` and calls without an Origin are answered without it.
+        # On every response, or a cache would give one origin's response, or that to no origin, to another. Even with
+        # `*`: responses to `null` and to calls without an Origin lack it.
         kept = _varying_by_origin(kept)
         if origin is None or not self.allows(origin):
             return kept
@@ -118,7 +117,7 @@ def _not_allowed(origin: str) -> OriginNotAllowed:
 
 
 def _exposing(headers: Headers) -> Headers:
-    """By name, since with credentials `*` is a name like any other."""
+    """By name: with credentials, `*` is a literal name (https://fetch.spec.whatwg.org/#http-new-header-syntax)."""
     names = b", ".join(dict.fromkeys(name for name, _ in headers if name not in _NOT_EXPOSED))
     return [(b"access-control-expose-headers", names)] if names else []
 

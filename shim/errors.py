@@ -10,26 +10,28 @@ ShimError
  │    ├── MalformedKey         401
  │    └── UnknownKey           401
  ├── OriginNotAllowed          403  a preflight from an origin that CORS_ORIGINS does not cover
- ├── NotFound                  404  no such route here
+ ├── NotFound                  404  a path of no API here: mostly a wrong base URL
+ ├── MethodNotAllowed          405  CONNECT or TRACE
  ├── Retired                   410  past SHIM_SUNSET
  ├── BrownedOut                410  in a window of SHIM_BROWNOUT
  ├── CallerGone                499  nobody is left to read this one
  ├── InternalError             500  a defect of ours
  ├── RealtimeNotSupported      501  a WebSocket, which a Function cannot carry
  ├── Misconfigured             503  settings are missing or wrong
+ ├── TooBusy                   503  no room for another large body
  ├── KeyStoreUnavailable       503  the key could not be checked; never a 401
  └── UpstreamFailed
       ├── UpstreamUnreachable  502  no connection: nothing was sent
-      ├── UpstreamBroken       502  the connection broke before an answer
+      ├── UpstreamBroken       502  the connection broke before a response
       ├── UpstreamHeadTooLarge 502  the response has more headers than the Functions host takes
-      └── UpstreamTimeout      504  no answer in time
+      └── UpstreamTimeout      504  no response in time
 """
 
 import json
 from collections.abc import Iterable
 from typing import ClassVar
 
-from shim.headers import Headers
+from shim.headers import METHODS, Headers
 
 SOURCE_HEADER = b"x-shim-error-source"
 
@@ -109,6 +111,17 @@ class NotFound(ShimError):
     code = "not_found"
 
 
+class MethodNotAllowed(ShimError):
+    """A 405, which HTTP obliges to list what is allowed (RFC 9110, section 15.5.6)."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers=[(b"allow", METHODS)])
+
+
 class Retired(ShimError):
     """No SDK retries a 410, and it says that the condition is likely to be permanent (RFC 9110, section 15.5.11)."""
 
@@ -134,7 +147,7 @@ class CallerGone(ShimError):
     code = "caller_gone"
 
     def __init__(self) -> None:
-        super().__init__("The caller closed the connection before the answer was complete.")
+        super().__init__("The caller closed the connection before the response was complete.")
 
 
 class InternalError(ShimError):
@@ -155,8 +168,19 @@ class Misconfigured(ShimError):
     code = "shim_misconfigured"
 
 
+class TooBusy(ShimError):
+    """The shim is at one of its own bounds. `retry_after` is in seconds."""
+
+    status = 503
+    type = "api_error"
+    code = "too_busy"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, headers=[(b"retry-after", b"%d" % retry_after)])
+
+
 class KeyStoreUnavailable(ShimError):
-    """The key store gave no answer, so that the key is neither good nor bad.
+    """The key store did not respond, so the key is neither good nor bad.
 
     `retry_after` is in seconds. The reason for operators goes to the log, not to the caller.
     """
@@ -196,7 +220,12 @@ class UpstreamTimeout(UpstreamFailed):
 def body(message: str, type: str, code: str | None, param: str | None = None) -> bytes:
     """The error JSON that OpenAI's SDKs parse: https://platform.openai.com/docs/guides/error-codes."""
     error = {"message": message, "type": type, "param": param, "code": code}
-    return json.dumps({"error": error}, ensure_ascii=False).encode()
+    return encode_json({"error": error})
+
+
+def encode_json(document: object) -> bytes:
+    """JSON in UTF-8; a lone surrogate, which UTF-8 cannot express, becomes a question mark."""
+    return json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def render(error: ShimError) -> tuple[int, Headers, bytes]:

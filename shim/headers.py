@@ -5,7 +5,10 @@ from collections.abc import Iterable, Iterator
 
 type Headers = list[tuple[bytes, bytes]]
 
-# Connections have these, not messages (RFC 9110, section 7.6.1; the first two are older custom).
+# Of requests; those of the routes in function_app.py.
+METHODS = b"GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS"
+
+# These belong to a connection, not to a message (RFC 9110, section 7.6.1; the first two are older custom).
 HOP_BY_HOP = frozenset(
     [
         b"keep-alive",
@@ -36,11 +39,6 @@ PLATFORM = frozenset(
         b"x-client-ip",
         b"x-client-port",
         b"x-fd-healthprobe",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-prefix",
-        b"x-forwarded-proto",
-        b"x-forwarded-tlsversion",
         b"x-ms-arm-request-tracking-id",
         b"x-ms-client-authorization-source",
         b"x-ms-coldstart",
@@ -49,14 +47,30 @@ PLATFORM = frozenset(
         b"x-ms-site-restricted-token",
         b"x-ms-site-token",
         b"x-ms-via-extensions-route",
-        b"x-original-url",
         b"x-site-deployment-id",
         b"x-waws-unencoded-url",
     ]
 )
 PLATFORM_PREFIXES = (b"x-ms-client-principal", b"x-ms-token-aad-")
 
-# Nothing that the caller sends reaches upstream as a credential, but what the shim itself puts there.
+# What servers believe of a proxy before them: who asked, and for what. A caller could claim anything.
+PROXY_CLAIMS = frozenset(
+    [
+        b"forwarded",  # RFC 7239
+        b"x-real-ip",  # nginx's: https://nginx.org/en/docs/http/ngx_http_realip_module.html
+        b"x-rewrite-url",  # with x-original-url, IIS's, taken for the path by frameworks (CVE-2018-14773)
+        # Another method than the one that was checked:
+        # https://learn.microsoft.com/dotnet/api/microsoft.aspnetcore.builder.httpmethodoverrideextensions
+        b"x-http-method-override",
+        b"x-http-method",
+        b"x-method-override",
+    ]
+)
+# -for, -host, -prefix, -proto (https://learn.microsoft.com/dotnet/api/microsoft.aspnetcore.httpoverrides.forwardedheadersdefaults),
+# -port, -server and others; and IIS's x-original-url.
+PROXY_CLAIM_PREFIXES = (b"x-forwarded-", b"x-original-")
+
+# The only credentials upstream are those that the shim itself adds.
 CREDENTIALS = frozenset(
     [
         b"api-key",
@@ -68,24 +82,25 @@ CREDENTIALS = frozenset(
     ]
 )
 
-# Between the caller and the shim alone: the client library writes its own Host, the shim is asked for `100 Continue`,
-# and an `Origin` upstream would wake APIM's own cors policy.
+# Between the caller and the shim alone: the transport writes its own Host, `100 Continue` is the worker's to send, and
+# an `Origin` upstream would set off APIM's own cors policy.
 _CALLERS_OWN = frozenset([b"host", b"expect", b"origin", b"x-request-id"])
 
-_NEVER_UPSTREAM = HOP_BY_HOP | PLATFORM | CREDENTIALS | _CALLERS_OWN
+_NEVER_UPSTREAM = HOP_BY_HOP | PLATFORM | PROXY_CLAIMS | CREDENTIALS | _CALLERS_OWN
+_NEVER_UPSTREAM_PREFIXES = PLATFORM_PREFIXES + PROXY_CLAIM_PREFIXES
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 def for_upstream(received: Headers, *, drop: Iterable[bytes], add: Headers) -> Headers:
-    """The caller's headers less all that is not upstream's business, in their order and as often as they came."""
-    dropped = {*drop, *_named_by_connection(received)}
+    """The caller's headers less those that are not upstream's business, in the order and as often as they came."""
+    dropped = {*drop, *_listed_in_connection(received)}
     kept = [
         header
         for header in received
         if header[0] not in _NEVER_UPSTREAM
         and header[0] not in dropped
-        and not header[0].startswith(PLATFORM_PREFIXES)
+        and not header[0].startswith(_NEVER_UPSTREAM_PREFIXES)
     ]
     return kept + add
 
@@ -93,9 +108,9 @@ def for_upstream(received: Headers, *, drop: Iterable[bytes], add: Headers) -> H
 def for_caller(received: Iterable[tuple[bytes, bytes]], *, status: int, request_id: bytes) -> Headers:
     """Upstream's headers less those of its connection; with a request id if it gave none."""
     headers = [(name.lower(), value) for name, value in received]
-    dropped = HOP_BY_HOP.union(_named_by_connection(headers))
+    dropped = HOP_BY_HOP.union(_listed_in_connection(headers))
     if status in (204, 304):
-        # A 304 may tell the length that a 200 would have had (RFC 9110, section 8.6); uvicorn would wait for as much.
+        # A 304 may state the length of the 200 that it stands for (RFC 9110, section 8.6); uvicorn would wait for that.
         dropped |= {b"content-length"}
     kept = [header for header in headers if header[0] not in dropped]
     if not any(name == b"x-request-id" for name, _ in kept):
@@ -116,12 +131,12 @@ def announces_body(headers: Headers) -> bool:
     )
 
 
-def named(headers: Headers, name: bytes) -> list[bytes]:
+def values_of(headers: Headers, name: bytes) -> list[bytes]:
     """The values of every header of that (lower-case) name."""
     return [value for other, value in headers if other == name]
 
 
-def _named_by_connection(headers: Headers) -> Iterator[bytes]:
-    for value in named(headers, b"connection"):
+def _listed_in_connection(headers: Headers) -> Iterator[bytes]:
+    for value in values_of(headers, b"connection"):
         for option in value.split(b","):
             yield option.strip().lower()

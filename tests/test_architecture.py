@@ -45,13 +45,12 @@ PLACES = {
     "aiohttp": {"keys.azure.transport"},
     "uvicorn": {"worker"},
     "multipart": {"call.body", "call.model_in_form"},
-    "msgspec": {"call.model_in_json"},
 }
 FILES = sorted([ROOT / "function_app.py", *(ROOT / "shim").rglob("*.py")])
 PURE = {
-    "answer.apim_errors", "answer.head", "answer.models", "answer.retirement", "call.operations", "call.parse",
-    "call.paths", "call.query", "call.rewrite", "call.routes", "call.splice", "cors", "headers", "settings.origins",
-    "settings.retirement",
+    "answer.apim_errors", "answer.head", "answer.models", "answer.retirement", "call.json_top_level",
+    "call.model_in_form", "call.model_in_json", "call.operations", "call.parse", "call.paths", "call.query",
+    "call.rewrite", "call.routes", "call.splice", "cors", "headers", "settings.origins", "settings.retirement",
 }  # fmt: skip
 INPUT_OUTPUT = {
     "asyncio",

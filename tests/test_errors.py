@@ -1,4 +1,7 @@
-"""The exception tree and OpenAI's error JSON."""
+"""The exception tree and OpenAI's error JSON.
+
+Every SDK reads this one shape; an error in another is shown to users as "Connection error" or not at all.
+"""
 
 import json
 import re
@@ -7,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from shim import errors
-from shim.errors import CallerGone, ShimError
+from shim.errors import CallerGone, MethodNotAllowed, ShimError, TooBusy
 
 
 def below(of: type[ShimError] = ShimError) -> Iterator[type[ShimError]]:
@@ -23,7 +26,12 @@ KINDS = [kind for kind in TREE if hasattr(kind, "code")]
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_refusal_is_openai_shaped(kind: type[ShimError]) -> None:
-    error = kind() if kind is CallerGone else kind("What to do next.")
+    if kind is CallerGone:
+        error: ShimError = CallerGone()
+    elif kind is TooBusy:
+        error = TooBusy("What to do next.", retry_after=1)
+    else:
+        error = kind("What to do next.")
     status, headers, content = errors.render(error)
     assert set(json.loads(content)["error"]) == {"message", "type", "param", "code"}
     assert json.loads(content)["error"]["message"] == error.message
@@ -52,3 +60,15 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 def test_messages_survive_any_text() -> None:
     content = errors.body('a "quoted" \u00e9 \U0001f600 text', "t", None)
     assert json.loads(content)["error"]["message"].startswith('a "quoted" \u00e9')
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a \udfff b", "\ud83d\ude00 as two halves"])
+def test_a_lone_surrogate_becomes_a_question_mark(text: str) -> None:
+    content = errors.body(text, "t", None)
+    assert json.loads(content)["error"]["message"] == re.sub("[\ud800-\udfff]", "?", text)
+
+
+def test_what_http_wants_beside_a_status_is_there() -> None:
+    # RFC 9110, sections 15.5.6 and 10.2.3.
+    assert dict(MethodNotAllowed("m").headers)[b"allow"].startswith(b"GET, POST")
+    assert dict(TooBusy("m", retry_after=3).headers)[b"retry-after"] == b"3"

@@ -1,9 +1,13 @@
-"""What callers are told when APIM, Azure OpenAI or the shim refuses, or when nobody answers."""
+"""What callers are told when APIM, Azure OpenAI or the shim refuses, or when nobody answers.
+
+An SDK decides by status, headers and code whether to try again; a user reads the message and must know what to do.
+"""
 
 import asyncio
 import gzip
 import json
 import uuid
+import zlib
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -20,6 +24,7 @@ from shim.answer.apim_errors import FailedCall
 from shim.call.body import open_body
 from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest
+from shim.call.spool import SpoolSpace
 from shim.errors import UpstreamBroken, UpstreamUnreachable
 from shim.upstream.client import Upstream
 from shim.upstream.transport import ShimTransport
@@ -143,6 +148,47 @@ def test_a_retry_after_that_is_there_stays() -> None:
     reshaped = apim_errors.reshape(429, [(b"retry-after", b"3")], content, ASKED)
     assert reshaped
     assert [value for name, value in reshaped[0] if name == b"retry-after"] == [b"3"]
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "Try again in 7 seconds. \\udc00"])
+@pytest.mark.parametrize("status", [400, 429, 503])
+async def test_a_lone_surrogate_in_an_error_of_apims_passes_with_status_and_retry_after(
+    text: str, status: int, ask: Ask, standin: Standin
+) -> None:
+    body = b'{"statusCode":%d,"message":"Rate limit. %b"}' % (status, text.encode())
+    got, headers, content = await ask.answered(standin, status, body, **{"retry-after": "7"})
+    assert (got, headers["retry-after"], headers["x-shim-error-source"]) == (status, "7", "apim")
+    assert json.loads(content)["error"]["message"].endswith("?")
+
+
+async def test_a_lone_surrogate_beside_a_missing_deployment_passes(ask: Ask, standin: Standin) -> None:
+    body = b'{"error":{"code":"DeploymentNotFound","message":"\\ud800","\\udfff":["\\ud800"]}}'
+    got, _, content = await ask.answered(standin, 404, body)
+    assert (got, json.loads(content)["error"]["?"]) == (404, ["?"])
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_a_compressed_error_that_would_fill_the_memory_passes_as_it_is(
+    coding: str, ask: Ask, standin: Standin
+) -> None:
+    # 60 KiB that unpack to 60 MiB of an error of APIM's, which would be reshaped if anybody unpacked it all.
+    plain = b'{"statusCode":429,"message":"' + b"x" * (60 * 1024 * 1024) + b'"}'
+    bomb = gzip.compress(plain) if coding == "gzip" else zlib.compress(plain)
+    assert len(bomb) < 64 * 1024
+    got, headers, content = await ask.answered(standin, 429, bomb, **{"content-encoding": coding})
+    assert (got, headers["content-encoding"], content) == (429, coding, bomb)
+
+
+@pytest.mark.parametrize(("size", "is_reshaped"), [(64 * 1024, True), (64 * 1024 + 1, False)])
+@pytest.mark.parametrize("coding", ["", "gzip"])
+async def test_an_error_is_reshaped_up_to_64_kib_unpacked(
+    size: int, is_reshaped: bool, coding: str, ask: Ask, standin: Standin
+) -> None:
+    frame = apim(429, "%s").decode()
+    plain = (frame % ("x" * (size - len(frame) + 2))).encode()
+    body = gzip.compress(plain) if coding else plain
+    _, headers, _ = await ask.answered(standin, 429, body, **({"content-encoding": coding} if coding else {}))
+    assert ("x-shim-error-source" in headers) is is_reshaped
 
 
 @pytest.mark.parametrize(
@@ -350,7 +396,7 @@ async def test_a_refusal_that_stalls_is_a_504_too(
         (b'{"model": "\\ud800"}', "application/json", 400, "invalid_request"),
         (b'{"model": "\xff"}', "application/json", 400, "invalid_request"),
         ('{"model": "gpt-4o"}'.encode("utf-16"), "application/json; charset=utf-16", 400, "invalid_request"),
-        (b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "application/json", 400, "invalid_request"),
+        (b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "application/json", 400, "model_required"),
         (b"model=gpt-4o", "application/x-www-form-urlencoded", 400, "invalid_request"),
         (b"nothing", "multipart/form-data", 400, "invalid_request"),
         (b"nothing", "multipart/form-data; boundary=b", 400, "model_required"),
@@ -430,7 +476,7 @@ class Flaky(ShimTransport):
 async def _send(transport: Flaky, standin: Standin) -> int:
     upstream = Upstream(transport, connect_timeout=5, first_byte_timeout=5)
     caller = Caller(Patient())
-    body = await open_body([], caller, model="unread", max_bytes=1)
+    body = await open_body([], caller, model="unread", max_bytes=1, space=SpoolSpace(1))
     request = UpstreamRequest("GET", standin.base_url.removesuffix("/openai"), "/", [], body)
     answer = await upstream.send(request, caller)
     await answer.close()

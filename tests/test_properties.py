@@ -364,7 +364,7 @@ async def test_only_the_value_of_model_changes_in_json(
         return
     body = await opened([content[at : at + size] for at in range(0, len(content), size)], JSON, "optional")
     assert body.model == old
-    await body.replace_model(new)
+    body.replace_model(new)
     assert await sent(body) == text.replace(pattern, json.dumps(new)).encode()
 
 
@@ -391,7 +391,7 @@ async def test_a_form_goes_on_byte_for_byte_with_its_model_replaced(
     assert body.model == "whisper"
     assert await sent(body) == content
     body = await opened(chunks, FORM)
-    await body.replace_model("another")
+    body.replace_model("another")
     assert await sent(body) == build(b"another")
 
 
@@ -411,7 +411,7 @@ async def test_any_body_is_read_or_refused(content: bytes, content_type: bytes, 
         chunks = [content[at : at + size] for at in range(0, len(content), size)]
         body = await opened(chunks, headers, use, 90)
         with closing(body):
-            await body.replace_model("b")
+            body.replace_model("b")
             assert len(await sent(body)) == len(content) + body.growth
     except InvalidRequest:
         """A 400 or a 413."""

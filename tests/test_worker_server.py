@@ -41,7 +41,7 @@ UNPARSABLE = {
     ),
     "bytes that are not ASCII": b"GET /v1/m\xf6dels HTTP/1.1\r\nx-ms-invocation-id: {id}\r\n\r\n",
     "an absolute-form target": b"GET http://evil.example/v1/models HTTP/1.1\r\nx-ms-invocation-id: {id}\r\n\r\n",
-    "an authority-form target": b"CONNECT evil.example:443 HTTP/1.1\r\nx-ms-invocation-id: {id}\r\n\r\n",
+    "an authority-form target": b"GET evil.example:443 HTTP/1.1\r\nx-ms-invocation-id: {id}\r\n\r\n",
     "an asterisk-form target": b"OPTIONS * HTTP/1.1\r\nx-ms-invocation-id: {id}\r\n\r\n",
 }
 
@@ -54,6 +54,18 @@ async def test_what_is_not_http_is_refused_and_ends_its_invocation(host: Host, r
     assert answer.named("x-shim-error-source") == ["shim"]
     assert failure is not None
     assert "No http request found" in failure
+
+
+@pytest.mark.parametrize("line", ["CONNECT evil.example:443", "TRACE /v1/files", "TRACE *"])
+async def test_connect_and_trace_are_refused_by_name_and_end_their_invocation(host: Host, line: str) -> None:
+    latest = host.worker.under_way
+    head = f"{line} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\nx-ms-invocation-id: {{id}}\r\n\r\n"
+    answer, failure = await invoke(host.worker, head.encode())
+    assert (answer.status, error_of(answer)["code"]) == (405, "method_not_allowed")
+    assert "TRACE" in error_of(answer)["message"]
+    assert "TRACE" not in answer.named("allow")[0]
+    assert failure is not None
+    assert host.worker.under_way == latest
 
 
 async def test_a_body_that_breaks_its_framing_ends_its_invocation(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""Errors as API Management and Azure OpenAI word them, in the shape and with the words that callers can use. Pure."""
+"""Errors of API Management and Azure OpenAI, in the shape that SDKs parse and with what to do next. Pure."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 from shim import errors
 from shim.errors import SOURCE_HEADER
-from shim.headers import Headers, named
+from shim.headers import Headers, values_of
 
 # What API Management says, and the code for it: the first that fits by status and words.
 # https://learn.microsoft.com/azure/api-management/api-management-error-handling-policies#predefined-errors-for-built-in-steps
@@ -25,9 +25,9 @@ _TYPES = {
     404: "invalid_request_error",
     429: "rate_limit_error",
 }
-# Headers about the body that gives way.
+# Headers about the body that is replaced.
 _FRAMING = frozenset([b"content-encoding", b"content-length", b"content-type"])
-# Of what the caller sent, in a message.
+# Characters of the caller's own that a message repeats.
 _MAX_SHOWN = 256
 _SECONDS = re.compile(r"[Tt]ry again in (\d{1,9}) seconds?")
 _REPLENISHED = re.compile(r"replenished in (?:(\d{1,4})\.)?(\d{1,2}):(\d\d):(\d\d)")
@@ -35,8 +35,8 @@ _REPLENISHED = re.compile(r"replenished in (?:(\d{1,4})\.)?(\d{1,2}):(\d\d):(\d\
 
 @dataclass(frozen=True, slots=True)
 class FailedCall:
-    """The call that was refused: `method` and `path` of the v1 API, and as far as the shim knows them the
-    `model` that the caller named and the `deployment` that it led to.
+    """The call that was refused: `method` and `path` of the v1 API, and, where the shim knows them, the `model` that
+    the caller named and the `deployment` that it led to.
     """
 
     method: str
@@ -48,9 +48,9 @@ class FailedCall:
 def reshape(
     status: int, headers: Headers, content: bytes, failed: FailedCall
 ) -> tuple[Headers, bytes] | None:
-    """Headers and body as the caller gets them; None where they go on as they came.
+    """Headers and body for the caller; None where they pass unchanged.
 
-    `headers` have lower-case names, and `content` is plain: whatever coded it is undone.
+    `headers` have lower-case names, and `content` is uncompressed.
     """
     document = _object(content)
     if document is None or status < 400:
@@ -60,7 +60,7 @@ def reshape(
     if failed.deployment is not None and _code(document) == "DeploymentNotFound":
         words = _explain_deployment(failed.deployment, failed.model)
         document["error"]["message"] = f"{document['error'].get('message', '')} {words}"
-        return framed(headers, json.dumps(document, ensure_ascii=False).encode())
+        return framed(headers, errors.encode_json(document))
     return None
 
 
@@ -71,13 +71,13 @@ def _reshape_apim(status: int, headers: Headers, message: str, failed: FailedCal
     kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
     kept = [*headers, (SOURCE_HEADER, b"apim")]
     wait = _wait(message)
-    if wait is not None and not named(headers, b"retry-after"):
+    if wait is not None and not values_of(headers, b"retry-after"):
         kept.append((b"retry-after", b"%d" % wait))
     return framed(kept, errors.body(message, kind, code))
 
 
 def _is_apim(document: dict[str, Any]) -> bool:
-    """Whether an error is in API Management's own shape, which has no `error` object."""
+    """Whether an error has API Management's own shape, without an `error` object."""
     return (
         "error" not in document
         and isinstance(document.get("statusCode"), int)
@@ -86,7 +86,7 @@ def _is_apim(document: dict[str, Any]) -> bool:
 
 
 def framed(headers: Headers, content: bytes) -> tuple[Headers, bytes]:
-    """JSON `content` in place of whatever body `headers` announced."""
+    """The headers and body of a response whose body is replaced with JSON `content`."""
     kept = [header for header in headers if header[0] not in _FRAMING]
     return [*kept, (b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))], content
 
@@ -97,7 +97,7 @@ def _code_for(status: int, message: str) -> str:
 
 
 def _wait(message: str) -> int | None:
-    """The seconds that API Management asks for in words."""
+    """The seconds to wait that API Management states in its message."""
     if match := _SECONDS.search(message):
         return int(match[1])
     if match := _REPLENISHED.search(message):
@@ -107,7 +107,7 @@ def _wait(message: str) -> int | None:
 
 
 def _explain_operation(failed: FailedCall) -> str:
-    """What is missing, and how its operator can add it."""
+    """Which operation is missing, and how the API's operator can add it."""
     models = failed.path.startswith("/models")
     return (
         f": the APIM API behind this shim has no operation {failed.method} {failed.path[:_MAX_SHOWN]}."
@@ -117,7 +117,7 @@ def _explain_operation(failed: FailedCall) -> str:
 
 
 def _explain_deployment(deployment: str, model: str | None) -> str:
-    """Which deployment was asked for, and what led there."""
+    """Which deployment the call went to, and why."""
     words = f'The deployment asked for was "{deployment[:_MAX_SHOWN]}"'
     if model is None:
         return f"{words}, which the call itself names."

@@ -4,7 +4,7 @@ import asyncio
 
 from starlette.types import Message, Send
 
-from shim.headers import Headers, named
+from shim.headers import Headers, values_of
 
 # A comment line (https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation).
 # One newline, not two: a blank line would end an event, and OpenAI's Python SDK fails on an empty one.
@@ -49,6 +49,6 @@ class EventStream:
 
 def is_event_stream(headers: Headers) -> bool:
     """Whether something can be put into the body: not if it is compressed, or of a length told beforehand."""
-    kinds = named(headers, b"content-type")
-    plain = not named(headers, b"content-encoding") and not named(headers, b"content-length")
+    kinds = values_of(headers, b"content-type")
+    plain = not values_of(headers, b"content-encoding") and not values_of(headers, b"content-length")
     return plain and bool(kinds) and kinds[0].lower().startswith(b"text/event-stream")

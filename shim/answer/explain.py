@@ -7,7 +7,7 @@ from shim.answer.apim_errors import FailedCall, framed, reshape
 from shim.call.caller import Caller
 from shim.call.parse import Call
 from shim.call.routes import Route
-from shim.headers import Headers, named
+from shim.headers import Headers, values_of
 from shim.settings import Settings
 from shim.upstream.client import Upstream, UpstreamResponse
 
@@ -29,7 +29,7 @@ async def explain(
     if answer.status < 400:
         return
     path = call.operation_path or call.path
-    if call.method == "GET" and answer.status in _MISSING and (known := models.answer(path, settings)):
+    if call.method == "GET" and answer.status in _MISSING and (known := models.from_settings(path, settings)):
         answer.replace(200, *framed([], known))
         return
     headers = [(name.lower(), value) for name, value in answer.headers]
@@ -42,13 +42,13 @@ async def explain(
 
 
 def _may_be_json(headers: Headers) -> bool:
-    kinds = named(headers, b"content-type")
+    kinds = values_of(headers, b"content-type")
     return not kinds or b"json" in kinds[0].lower()
 
 
 def _decoded(content: bytes | None, headers: Headers) -> bytes | None:
     """The content without its coding; None where that is unknown, or the content is too long."""
-    codings = named(headers, b"content-encoding")
+    codings = values_of(headers, b"content-encoding")
     if content is None or not codings:
         return content
     if codings[0].lower() not in (b"gzip", b"deflate"):

@@ -8,7 +8,7 @@ from shim.headers import Headers
 
 
 def refuse(error: ShimError, *, also: Headers | None = None) -> Response:
-    """The response to a call that the shim refuses; `also` are more headers for it."""
+    """The response to a call that the shim refuses, with the headers `also` added."""
     status, headers, content = errors.render(error)
     return respond(status, headers + (also or []), content)
 

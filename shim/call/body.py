@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from tempfile import SpooledTemporaryFile
-from typing import IO
 
 from multipart import MultipartError, parse_options_header
 
@@ -12,12 +10,9 @@ from shim.call.model_in_form import FormModel
 from shim.call.model_in_json import JsonModel
 from shim.call.routes import ModelUse
 from shim.call.splice import Splice
+from shim.call.spool import PIECE_BYTES, Spool, SpoolSpace
 from shim.errors import BodyTooLarge, InvalidRequest, ModelRequired
-from shim.headers import Headers, announces_body, named
-
-_CHUNK = 64 * 1024
-# What has been read of a multipart body before its `model` turned up is kept in memory up to this, on disk beyond.
-_SPOOL_BYTES = 1024 * 1024
+from shim.headers import Headers, announces_body, values_of
 
 
 class Body:
@@ -27,19 +22,23 @@ class Body:
     `replace_model` has made it.
     """
 
-    def __init__(
-        self,
-        caller: Caller,
-        rest: AsyncGenerator[bytes],
-        read: IO[bytes] | bytearray | None = None,
-        found: JsonModel | FormModel | None = None,
-    ) -> None:
-        self.model = found.name if found else None
+    def __init__(self, caller: Caller, rest: AsyncGenerator[bytes], first: bytes = b"") -> None:
+        self.model: str | None = None
         self._caller = caller
         self._rest = rest
-        self._read = bytearray() if read is None else read
-        self._found = found
+        self._first = first
+        self._spool: Spool | None = None
+        self._found: JsonModel | FormModel | None = None
         self._splice: Splice | None = None
+
+    @classmethod
+    def read(
+        cls, caller: Caller, rest: AsyncGenerator[bytes], spool: Spool, found: JsonModel | FormModel
+    ) -> "Body":
+        """One of which `spool` holds the beginning, in which `model` was `found` or is not."""
+        body = cls(caller, rest)
+        body.model, body._spool, body._found = found.name, spool, found
+        return body
 
     @property
     def growth(self) -> int:
@@ -48,50 +47,50 @@ class Body:
     @property
     def content(self) -> bytes | None:
         """The whole of a short body that has already arrived, as most have; None for others, which are streamed."""
-        read, splice = self._read, self._splice
-        if not isinstance(read, bytearray) or len(read) > _CHUNK or not self._caller.sent_all:
+        size = len(self._first) if self._spool is None else self._spool.size
+        if size > PIECE_BYTES or not self._caller.sent_all:
             return None
-        return bytes(
-            read if splice is None else read[: splice.start] + splice.replacement + read[splice.end :]
-        )
+        return b"".join(self._pieces_read())
 
-    async def replace_model(self, name: str | None) -> None:
+    def replace_model(self, name: str | None) -> None:
         """Makes the body name `name`, all else as it came; None leaves it.
 
         Raises InvalidRequest if that cannot be done.
         """
-        if name is None:
-            return
-        match self._found:
-            case JsonModel():
-                self._splice = await self._found.splice(name)
-            case FormModel():
-                self._splice = self._found.splice(name)
+        if name is not None and self._found is not None:
+            self._splice = self._found.splice(name)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._splice is None:
-            for chunk in _chunks(self._read, 0):
-                yield chunk
-        else:
-            for chunk in _chunks(self._read, 0, self._splice.start):
-                yield chunk
-            yield self._splice.replacement
-            for chunk in _chunks(self._read, self._splice.end):
-                yield chunk
-        self.close()  # what was read is not kept in memory as long as the response streams
+        for piece in self._pieces_read():
+            yield piece
+            await asyncio.sleep(0)  # upstream may take it all at once, and other calls wait
+        self.close()  # what was read is not kept as long as the response streams
         async for chunk in self._rest:
             yield chunk
 
     def close(self) -> None:
-        if not isinstance(self._read, bytearray):
-            self._read.close()
-        self._read, self._found = bytearray(), None
+        if self._spool is not None:
+            self._spool.close()
+        self._first, self._spool, self._found = b"", None, None
+
+    def _pieces_read(self) -> Iterator[bytes]:
+        if self._spool is None:
+            if self._first:
+                yield self._first
+        elif self._splice is None:
+            yield from self._spool.pieces()
+        else:
+            yield from self._spool.pieces(0, self._splice.start)
+            yield self._splice.replacement
+            yield from self._spool.pieces(self._splice.end)
 
 
-async def open_body(headers: Headers, caller: Caller, *, model: ModelUse, max_bytes: int) -> Body:
+async def open_body(
+    headers: Headers, caller: Caller, *, model: ModelUse, max_bytes: int, space: SpoolSpace
+) -> Body:
     """The request's body, read only if the route needs its `model`; empty if the call has none.
 
-    Raises ModelRequired, BodyTooLarge, InvalidRequest, or CallerGone.
+    Raises ModelRequired, BodyTooLarge, InvalidRequest, TooBusy, or CallerGone.
     """
     if not announces_body(headers):
         if model == "required":
@@ -100,69 +99,55 @@ async def open_body(headers: Headers, caller: Caller, *, model: ModelUse, max_by
         return Body(caller, caller.body())
     if model == "unread":
         chunks = caller.body()
-        return Body(caller, chunks, bytearray(await anext(chunks, b"")))
-    body = await _read_model(headers, caller, max_bytes)
+        return Body(caller, chunks, await anext(chunks, b""))
+    body = await _read_model(headers, caller, max_bytes, space)
     if model == "required" and not body.model:
         body.close()
         raise _model_required()
     return body
 
 
-async def _read_model(headers: Headers, caller: Caller, max_bytes: int) -> Body:
-    if named(headers, b"content-encoding"):
+async def _read_model(headers: Headers, caller: Caller, max_bytes: int, space: SpoolSpace) -> Body:
+    if values_of(headers, b"content-encoding"):
         raise InvalidRequest("Send the body without Content-Encoding: the shim reads `model` from it.")
-    if any(int(length) > max_bytes for length in named(headers, b"content-length")):
+    if any(int(length) > max_bytes for length in values_of(headers, b"content-length")):
         raise _too_large(max_bytes)
-    content_type = next(iter(named(headers, b"content-type")), b"").decode("latin-1")
-    if content_type.lower().startswith("multipart/form-data"):
-        return await _read_form(parse_options_header(content_type)[1].get("boundary", ""), caller, max_bytes)
-    return await _read_json(caller, max_bytes)
-
-
-async def _read_json(caller: Caller, max_bytes: int) -> Body:
     chunks = caller.body()
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in chunks:
-        parts.append(chunk)
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-    content = bytearray().join(parts)
-    parts.clear()
-    if size > _CHUNK:
-        await asyncio.sleep(0)  # joining megabytes takes milliseconds, decoding them as many
-    return Body(caller, chunks, content, JsonModel(content))
-
-
-async def _read_form(boundary: str, caller: Caller, max_bytes: int) -> Body:
-    chunks = caller.body()
-    read = SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - it is the body's, which closes it
+    spool = Spool(space)
     try:
-        form = FormModel(boundary, max_bytes)
+        found = _reader_for(headers, max_bytes)
         async for chunk in chunks:
-            if read.tell() + len(chunk) > max_bytes:
+            if spool.size + len(chunk) > max_bytes:
                 raise _too_large(max_bytes)
-            read.write(chunk)
-            if form.feed(chunk):
+            spool.write(chunk)
+            if await _fed(found, chunk):
                 break
-        return Body(caller, chunks, read, form)
+        else:
+            found.finish()
+        return Body.read(caller, chunks, spool, found)
     except MultipartError:
-        read.close()
+        spool.close()
         raise InvalidRequest("The body is not the multipart/form-data that its Content-Type says.") from None
     except BaseException:
-        read.close()
+        spool.close()
         raise
 
 
-def _chunks(read: IO[bytes] | bytearray, start: int, end: int | None = None) -> Iterator[bytes]:
-    if isinstance(read, bytearray):
-        for at in range(start, len(read) if end is None else end, _CHUNK):
-            yield bytes(read[at : at + _CHUNK if end is None else min(at + _CHUNK, end)])
-        return
-    read.seek(start)
-    while chunk := read.read(_CHUNK if end is None else min(_CHUNK, end - read.tell())):
-        yield chunk
+def _reader_for(headers: Headers, max_bytes: int) -> JsonModel | FormModel:
+    content_type = next(iter(values_of(headers, b"content-type")), b"").decode("latin-1")
+    if content_type.lower().startswith("multipart/form-data"):
+        return FormModel(parse_options_header(content_type)[1].get("boundary", ""), max_bytes)
+    return JsonModel()
+
+
+async def _fed(reader: JsonModel | FormModel, chunk: bytes) -> bool:
+    """Whether `model` is known now. No turn of the event loop takes more than one piece."""
+    for start in range(0, len(chunk), PIECE_BYTES):
+        if start:
+            await asyncio.sleep(0)
+        if reader.feed(chunk[start : start + PIECE_BYTES]):
+            return True
+    return False
 
 
 def _model_required() -> ModelRequired:

@@ -12,13 +12,12 @@ from shim.errors import CallerGone
 
 
 class Caller:
-    """Wraps ASGI's `receive`, of which there can be but one reader at a time.
+    """Wraps ASGI's `receive`, which can have only one reader at a time.
 
-    The body reads first; from its end on a watcher waits for `http.disconnect`. The worker cancels no function
+    The body reads first; from its end on, a watcher waits for `http.disconnect`. The worker cancels no function
     when its caller disconnects, so without this an abandoned completion would run on, and be billed.
 
-    `sent_all` says that the body has come to its end, `gone` that the caller has disconnected, upon which `task` is
-    cancelled.
+    `sent_all` says that the whole body has arrived, `gone` that the caller has disconnected; `task` is then cancelled.
     """
 
     __slots__ = ("_receive", "_watcher", "gone", "sent_all", "task")
@@ -49,14 +48,14 @@ class Caller:
             self.watch()
 
     def sent_nothing(self) -> None:
-        """The call has no body: all that is left to wait for is the caller's disconnect."""
+        """The call has no body: only the caller's disconnect is left to wait for."""
         self.sent_all = True
         self.watch()
 
     def watch(self) -> None:
-        """Begins to wait for the caller's disconnect. Call it once nothing more is to be read of the body."""
+        """Starts waiting for the caller's disconnect. Call it when nothing more will be read of the body."""
         if self._watcher is None and not self.gone:
-            # Eagerly: most of them have nothing to do but wait, and begin to do so here.
+            # Eagerly: most watchers only wait, and can start to without a turn of the loop.
             loop = asyncio.get_running_loop()
             self._watcher = asyncio.Task(self._watch(), loop=loop, eager_start=True)
 
@@ -66,7 +65,7 @@ class Caller:
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
-            continue  # the rest of a body that upstream did not want is dropped
+            continue  # drops the rest of a body that upstream did not want
         self._disconnect()
 
     def _disconnect(self) -> None:

@@ -1,4 +1,4 @@
-"""The part `model` of a multipart/form-data body: found as the body streams by, and put right in its place."""
+"""The part `model` of a multipart/form-data body: found as the body streams by, and replaced in its place."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ _PART = b'--%s\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n'
 class FormModel:
     """The `model` that a form names, wherever its part stands; `name` is None until it is known.
 
-    The parser raises MultipartError for what is no form.
+    The parser raises MultipartError for what is not a form.
     """
 
     def __init__(self, boundary: str, max_bytes: int) -> None:
@@ -23,30 +23,33 @@ class FormModel:
         self._boundary = boundary.encode()
         self._delimiter = b"\r\n--" + self._boundary
         self._fed = 0
-        # The line break that the first delimiter lacks; then the end of what was fed, where one may have begun.
+        # The end of what was fed, where a delimiter may have begun. The first delimiter has no line break before it.
         self._tail = b"\r\n"
         self._first_delimiter: int | None = None
         self._value: bytearray | None = None
-        self._place = Splice(0, 0, b"")
+        self._value_span = (0, 0)
 
     def feed(self, chunk: bytes) -> bool:
         """Whether `model` is known now. Raises MultipartError, InvalidRequest."""
-        return any(self._feed(piece, ends) for piece, ends in self._pieces(chunk))
+        return any(self._parse(piece, ends) for piece, ends in self._cut_behind_delimiters(chunk))
+
+    def finish(self) -> None:
+        """The form is over; one without a `model` is a form too."""
 
     def splice(self, name: str) -> Splice:
         """What makes the form name `name`: another value, or another part before the first.
 
-        Raises InvalidRequest where it has no parts at all.
+        Raises InvalidRequest if the form has no parts at all.
         """
         value = name.encode("utf-8", "replace")
         if self.name is not None:
-            return Splice(self._place.start, self._place.end, value)
+            return Splice(*self._value_span, value)
         if self._first_delimiter is None:
             raise InvalidRequest("The body is not the multipart/form-data that its Content-Type says.")
         at = self._first_delimiter
         return Splice(at, at, _PART % (self._boundary, value))
 
-    def _feed(self, piece: bytes, ends_with_delimiter: bool) -> bool:
+    def _parse(self, piece: bytes, ends_with_delimiter: bool) -> bool:
         self._fed += len(piece)
         if ends_with_delimiter and self._first_delimiter is None:
             # Two bytes follow a delimiter, and the line break before it stays where it is.
@@ -57,7 +60,7 @@ class FormModel:
             elif event is None and self._value is not None:
                 self.name = self._value.decode("utf-8", "replace")
                 end = self._fed - len(self._delimiter) - 2
-                self._place = Splice(end - len(self._value), end, b"")
+                self._value_span = (end - len(self._value), end)
                 return True
             elif event and self._value is not None:
                 self._value += event
@@ -65,8 +68,11 @@ class FormModel:
                     raise InvalidRequest("The part `model` is too long to be a model's name.")
         return False
 
-    def _pieces(self, chunk: bytes) -> Iterator[tuple[bytes, bool]]:
-        """The chunk cut behind each delimiter and the two bytes that follow it, so that a part's end has a place."""
+    def _cut_behind_delimiters(self, chunk: bytes) -> Iterator[tuple[bytes, bool]]:
+        """The chunk, cut behind each delimiter and the two bytes after it; and whether a piece ends with those.
+
+        When the parser reports a part's end, that is then where the piece ends.
+        """
         seen = self._tail + chunk
         before = len(self._tail)
         length = len(self._delimiter) + 2

@@ -12,7 +12,7 @@ from shim.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """What goes upstream. `headers` hold the subscription key, and so stay out of `repr`."""
+    """What goes upstream. `headers` hold the subscription key, so they stay out of `repr`."""
 
     method: str
     origin: str
@@ -37,10 +37,10 @@ def rewrite(
         added.append((b"authorization", principal.authorization))
     kept = for_upstream(headers, drop=(key_header, settings.user_token_header.encode()), add=added)
     if body.growth:
-        kept = [_grown(header, body.growth) for header in kept]
+        kept = [_lengthened(header, body.growth) for header in kept]
     return UpstreamRequest(call.method, route.origin, route.target, kept, body)
 
 
-def _grown(header: tuple[bytes, bytes], growth: int) -> tuple[bytes, bytes]:
+def _lengthened(header: tuple[bytes, bytes], growth: int) -> tuple[bytes, bytes]:
     name, value = header
     return (name, b"%d" % (int(value) + growth)) if name == b"content-length" else header

@@ -1,11 +1,11 @@
-"""One change in a body that goes on otherwise as it came."""
+"""One change to a body whose other bytes stay as they are."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Splice:
-    """The bytes from `start` to `end` give way to `replacement`."""
+    """`replacement` takes the place of the bytes from `start` to `end`."""
 
     start: int
     end: int

@@ -10,7 +10,7 @@ from shim.call.body import Body
 from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest
 from shim.errors import InvalidRequest, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
-from shim.headers import Headers, named
+from shim.headers import Headers, values_of
 
 # Requests with these have a length, or servers wait for one (RFC 9110, section 8.6; http.sys answers 411).
 _METHODS_WITH_CONTENT = frozenset(["POST", "PUT", "PATCH"])
@@ -143,7 +143,7 @@ class Upstream:
     ) -> httpx.Request:
         url = _url(request.origin)
         headers = [(b"host", url.netloc), *request.headers]
-        if not named(headers, b"content-length"):
+        if not values_of(headers, b"content-length"):
             if content is None:
                 headers.append((b"transfer-encoding", b"chunked"))
             elif content or request.method in _METHODS_WITH_CONTENT:

@@ -7,9 +7,11 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shim import errors
-from shim.errors import InvalidRequest
+from shim.errors import InvalidRequest, MethodNotAllowed, ShimError
 from shim.worker.invocations import Invocations
 
+# One asks for a tunnel, the other for its own request back, keys and all (RFC 9110, sections 9.3.6 and 9.3.8).
+_REFUSED_METHODS = frozenset([b"CONNECT", b"TRACE"])
 _CONTINUE = b"HTTP/1.1 100 "
 _INVOCATION_ID_LINE = re.compile(rb"^x-ms-invocation-id:[ \t]*([0-9A-Za-z-]{1,64})[ \t]*\r?$", re.I | re.M)
 
@@ -20,12 +22,16 @@ def protocol_for(invocations: Invocations) -> type[HttpToolsProtocol]:
 
         _data = b""
         _refusing: asyncio.Task[None] | None = None
+        _refusal: ShimError | None = None
 
         def data_received(self, data: bytes) -> None:
             self._data = data
             super().data_received(data)
 
         def on_headers_complete(self) -> None:
+            if self.parser.get_method() in _REFUSED_METHODS:
+                self._refusal = MethodNotAllowed("CONNECT and TRACE are not passed on. Nothing was sent on.")
+                raise ValueError("a method that is not passed on")
             # An absolute-form target names a host of its own; uvicorn would keep its path and drop the rest.
             if not self.url.startswith(b"/"):
                 raise ValueError("the request target is not a path")
@@ -43,8 +49,7 @@ def protocol_for(invocations: Invocations) -> type[HttpToolsProtocol]:
                 # In the middle of a body: the handler at work learns of it as of a caller who left.
                 self.transport.abort()
                 return
-            error = InvalidRequest("The request line or a header is not valid HTTP/1.1. Nothing was sent on.")
-            status, headers, content = errors.render(error)
+            status, headers, content = errors.render(self._refusal or _not_http())
             lines = b"".join(b"%s: %s\r\n" % header for header in [*headers, (b"connection", b"close")])
             self.transport.write(b"HTTP/1.1 %d \r\n%s\r\n%s" % (status, lines, content))
             self.transport.close()
@@ -56,6 +61,10 @@ def protocol_for(invocations: Invocations) -> type[HttpToolsProtocol]:
             return match[1].decode("ascii") if match else None
 
     return Protocol
+
+
+def _not_http() -> InvalidRequest:
+    return InvalidRequest("The request line or a header is not valid HTTP/1.1. Nothing was sent on.")
 
 
 class CoalescedStart:

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from shim.answer.refusal import refuse
 from shim.errors import InternalError, InvalidRequest, ShimError, describe_defect
-from shim.headers import named
+from shim.headers import values_of
 from shim.worker.invocations import Invocations
 from shim.worker.protocol import protocol_for
 
@@ -47,7 +47,7 @@ class WebApp(base.WebApp):
         return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ids = named(scope["headers"], _INVOCATION_ID)
+        ids = values_of(scope["headers"], _INVOCATION_ID)
         if not ids or self._handle is None:
             response = refuse(InvalidRequest("This port is the Functions host's. Call the host instead."))
         elif self.invocations.is_over(ids[0].decode("latin-1")):

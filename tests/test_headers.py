@@ -1,0 +1,119 @@
+"""Which headers travel on. One too many hands a credential or a lie to upstream; one too few breaks a client.
+
+The names stand here once more, so that one that is dropped from the shim's lists is missed.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from devhost.standin import Standin
+from shim.headers import Headers, for_caller, for_upstream
+from tests.conftest import KEY, StartHost
+from tests.wire import exchange, request
+
+CREDENTIALS = """
+    api-key authorization cookie ocp-apim-subscription-key proxy-authorization x-functions-clientid x-functions-key
+"""
+HOP_BY_HOP = """
+    connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade
+"""
+# Of the platform, which speaks to the app; with the identity that App Service's authentication adds.
+PLATFORM = """
+    client-ip disguised-host max-forwards was-default-hostname x-arr-log-id x-arr-ssl x-azure-fdid x-client-ip
+    x-client-port x-ms-client-principal x-ms-client-principal-id x-ms-client-principal-name x-ms-coldstart
+    x-ms-invocation-id x-ms-site-restricted-token x-ms-token-aad-access-token x-ms-token-aad-id-token
+    x-site-deployment-id x-waws-unencoded-url
+"""
+# With these a caller could tell upstream that it is somebody else, or asks for something else.
+CLAIMS = """
+    forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix x-forwarded-proto x-http-method
+    x-http-method-override x-method-override x-original-host x-original-url x-original-uri x-real-ip x-rewrite-url
+"""
+CALLERS_OWN = "expect host origin x-request-id"
+NOT_UPSTREAM = sorted({*f"{CREDENTIALS} {HOP_BY_HOP} {PLATFORM} {CLAIMS} {CALLERS_OWN}".split()})
+
+# What clients of OpenAI send for upstream to see.
+UPSTREAM = """
+    accept accept-encoding aoai-evals content-encoding content-type idempotency-key openai-beta openai-organization
+    traceparent tracestate user-agent x-ms-client-request-id x-ms-oai-image-generation-deployment x-ms-useragent
+    x-stainless-lang x-stainless-retry-count
+"""
+
+
+@pytest.mark.parametrize("name", NOT_UPSTREAM)
+def test_never_goes_upstream(name: str) -> None:
+    received: Headers = [(b"a", b"1"), (name.encode(), b"x"), (b"b", b"2")]
+    assert for_upstream(received, drop=(), add=[]) == [(b"a", b"1"), (b"b", b"2")]
+
+
+@pytest.mark.parametrize("name", UPSTREAM.split())
+def test_goes_upstream(name: str) -> None:
+    received: Headers = [(name.encode(), b"x"), (name.encode(), b"y")]
+    assert for_upstream(received, drop=(b"other",), add=[]) == received
+
+
+@pytest.mark.parametrize("option", [b"x-foo", b"X-Foo", b"close, X-FOO", b"close,x-foo ,\tx-bar"])
+def test_what_connection_lists_in_whatever_letters_stays_behind_on_both_ways(option: bytes) -> None:
+    headers: Headers = [(b"connection", option), (b"x-foo", b"1"), (b"x-request-id", b"2")]
+    assert for_upstream(headers, drop=(), add=[]) == []
+    upstream = [(b"Connection", option), (b"X-Foo", b"1"), (b"X-Request-Id", b"2")]
+    assert for_caller(upstream, status=200, request_id=b"3") == [(b"x-request-id", b"2")]
+
+
+def test_connection_cannot_take_away_what_the_shim_adds() -> None:
+    received: Headers = [(b"connection", b"api-key")]
+    assert for_upstream(received, drop=(b"api-key",), add=[(b"api-key", b"k")]) == [(b"api-key", b"k")]
+
+
+@pytest.mark.parametrize("name", HOP_BY_HOP.split())
+def test_never_comes_back(name: str) -> None:
+    assert for_caller([(name.title().encode(), b"x")], status=200, request_id=b"1") == [
+        (b"x-request-id", b"1")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "comes_back"), [(200, True), (204, False), (206, True), (304, False), (404, True)]
+)
+def test_a_length_comes_back_where_a_body_can_have_it(status: int, comes_back: bool) -> None:
+    headers = for_caller([(b"Content-Length", b"5")], status=status, request_id=b"1")
+    assert ((b"content-length", b"5") in headers) is comes_back
+
+
+async def test_a_304_with_a_length_ends_at_once(start_host: StartHost) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: "1"\r\n\r\n')
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        host = await start_host(APIM_BASE_URL=f"http://127.0.0.1:{port}/openai")
+        answer = await exchange(host.url, request("GET", "/v1/files", key=KEY))
+        assert (answer.status, answer.whole, answer.named("content-length")) == (304, True, [])
+        assert answer.named("etag") == ['"1"']
+        await host.stop()
+
+
+@pytest.mark.parametrize("own", [[], ["x-team-key: stolen"], ["X-TEAM-KEY: stolen", "x-team-key: stolen"]])
+async def test_the_key_goes_upstream_once_and_alone_under_its_configured_name(
+    own: list[str], start_host: StartHost, team_standin: Standin
+) -> None:
+    host = await start_host(APIM_KEY_HEADER="X-Team-Key", APIM_BASE_URL=team_standin.base_url)
+    call = request("GET", "/v1/files", 'x-standin: {"reflect": true}', f"api-key: {KEY}", *own)
+    answer = await exchange(host.url, call)
+    headers = json.loads(answer.body)["headers"]
+    assert [value for name, value in headers if name == "x-team-key"] == [KEY]
+    assert [value for name, value in headers if name == "api-key"] == []
+
+
+@pytest.fixture(scope="module")
+async def team_standin() -> AsyncIterator[Standin]:
+    """An APIM API that has its keys in a header of another name."""
+    standin = await Standin.start(keys=(KEY,), key_header="x-team-key")
+    yield standin
+    await standin.stop()
