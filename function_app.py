@@ -38,6 +38,14 @@ async def readyz(request: Request) -> Response:
     return await service.readyz(request)
 
 
+# A wrong base URL leads here: any path but `/`, where the host has a page of its own. The host tries routes in the
+# alphabetical order of the functions' names and takes the first that matches (FunctionMetadataManager.cs,
+# WebJobsRouter.cs), so this name must stay behind all others.
+@app.route(trigger_arg_name="request", route="{root}/{*path}", methods=METHODS)
+async def wrong_path(request: Request) -> Response:
+    return await service.proxy(request)
+
+
 if service.import_schedule:
 
     @app.timer_trigger(arg_name="timer", schedule=service.import_schedule)

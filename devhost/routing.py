@@ -39,7 +39,7 @@ class Route:
             if match := _CATCH_ALL.fullmatch(segment):
                 rest = "/".join(parts[position:])
                 return {**params, match[1]: rest} if rest else params
-            if position >= len(parts):
+            if position >= len(parts) or not parts[position]:
                 return None
             if match := _PARAMETER.fullmatch(segment):
                 params[match[1]] = parts[position]
@@ -49,14 +49,17 @@ class Route:
 
 
 def routes_of(functions: Iterable[Function], folder: Path) -> list[Route]:
-    """The HTTP functions' routes with host.json's prefix, which is `api` where none is set."""
+    """The HTTP functions' routes with host.json's prefix, which is `api` where none is set.
+
+    In the order in which the host tries them, that of the functions' names (FunctionMetadataManager.cs).
+    """
     settings = json.loads((folder / "host.json").read_text())
     prefix = settings.get("extensions", {}).get("http", {}).get("routePrefix", "api")
     return [
         Route(
             function, tuple(part for part in f"{prefix}/{function.route or function.name}".split("/") if part)
         )
-        for function in functions
+        for function in sorted(functions, key=lambda function: function.name.lower())
         if function.type == "httpTrigger"
     ]
 

@@ -9,17 +9,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shim import headers
-from shim.answer.explain import explain
 from shim.answer.head import fit_for_host
 from shim.answer.refusal import refuse, respond
 from shim.answer.retirement import announce, refusal
 from shim.answer.streaming import StreamedResponse
+from shim.answer.upstream_errors import clarify_error
 from shim.auth import authenticate
 from shim.call.body import open_body
 from shim.call.caller import Caller
 from shim.call.parse import parse
 from shim.call.rewrite import rewrite
-from shim.call.routes import choose, model_use
+from shim.call.routes import find_route, model_use
 from shim.call.spool import SpoolSpace
 from shim.cors import Cors
 from shim.errors import InternalError, ShimError, describe_defect
@@ -85,7 +85,7 @@ class Shim:
             space=self._spool_space,
         )
         try:
-            route = choose(call, body.model, settings)
+            route = find_route(call, body.model, settings)
             body.replace_model(route.new_model)
             upstream_request = rewrite(call, route, received, principal, body, request_id, settings)
             response = await self._upstream.send(upstream_request, caller)
@@ -93,7 +93,7 @@ class Shim:
             body.close()
             raise
         try:
-            await explain(response, self._upstream, call, route, caller, settings)
+            await clarify_error(response, self._upstream, call, route, caller, settings)
             kept, dropped = fit_for_host(
                 headers.for_caller(response.headers, status=response.status, request_id=request_id)
             )

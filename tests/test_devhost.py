@@ -67,7 +67,7 @@ def test_targets_that_kestrel_refuses(raw: str) -> None:
 
 
 async def test_what_no_route_takes_is_a_bare_404(host: Host) -> None:
-    for target in ("/nothing", "//openai/v1/models", "/healthzz"):
+    for target in ("//openai/v1/models", "//"):
         answer = await exchange(host.url, request("GET", target))
         assert (answer.status, answer.body) == (404, b"")
 

@@ -1,10 +1,15 @@
-"""For any call: what upstream receives is what a plain statement of the rules says, and nothing breaks the shim."""
+"""For any call: what upstream receives is what a plain statement of the rules says, and nothing breaks the shim.
+
+Tables hold the calls that somebody thought of; here are those that nobody did.
+"""
 
 import json
 import re
 import uuid
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import quote, unquote
 
 import aiohttp
@@ -25,7 +30,7 @@ from shim.headers import Headers
 from shim.settings import Settings
 from tests.conftest import KEY, StartHost
 from tests.test_body import FORM, JSON, opened, sent
-from tests.test_operations import IDS, ROWS
+from tests.test_operations import DOCUMENTED, IDS, Documented
 
 BASE = "https://contoso.azure-api.net/my-api/openai"
 DEPLOYMENTS = {"gpt-4o": "prod å", "vendor/m": "plain"}
@@ -58,75 +63,123 @@ parameters = st.tuples(st.sampled_from(["a", "limit", "api-version", "API-versio
     st.sampled_from(["1", "", "2024-06-01", "2025-03-01-preview", "preview", "a%20b", "%C3%A5", "+"]))  # fmt: skip
 queries = st.lists(parameters.map("=".join) | st.just(""), max_size=5).map("&".join)
 paths = (
-    st.sampled_from([(row[0], row[1].format_map(IDS)) for row in ROWS])
+    st.sampled_from([(operation.method, operation.path.format_map(IDS)) for operation in DOCUMENTED])
     | st.tuples(st.sampled_from(["GET", "POST", "DELETE", "PATCH"]), st.lists(segments, max_size=4).map(
         lambda parts: "".join(f"/{part}" for part in parts)))
-)  # fmt: skip
+).filter(lambda call: not call[1].startswith("/%2F"))  # fmt: skip
 
 
-def rules(
-    method: str, client: str, deployment: str, path: str, query: str, model: str | None, default: str
-) -> tuple[str, str | None]:
-    """The rules, said plainly: path and query below APIM_BASE_URL, and the model that the body then names.
-
-    `deployment` is what an AzureOpenAI client has in its path, as written; "" where it has none.
+@dataclass(frozen=True)
+class Made:
+    """A call as a client makes it. `path` is the v1 API's, with ids; `deployment` is what an AzureOpenAI client has in
+    the path before it, as written, and "" if there is none; `model` is the body's, None if there is no body.
     """
+
+    client: Literal["OpenAI", "AzureOpenAI"]
+    method: str
+    path: str
+    query: str
+    deployment: str
+    model: str | None
+
+    @property
+    def operation(self) -> Documented | None:
+        return documented(self.method, self.path)
+
+    @property
+    def is_for(self) -> str:
+        return self.operation.is_for if self.operation else "resource"
+
+    @property
+    def parameters(self) -> list[str]:
+        """Those of the query that are not keys."""
+        pairs = [pair for pair in self.query.split("&") if pair]
+        return [pair for pair in pairs if pair.split("=")[0] not in ("code", "subscription-key")]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What upstream receives: the target below APIM_BASE_URL, and the model that the body names."""
+
+    target: str
+    model: str | None
+
+
+def documented(method: str, path: str) -> Documented | None:
     known = path.rstrip("/")
-    row = next((row for row in ROWS if row[0] == method and re.fullmatch(_pattern(row[1]), known)), None)
-    on_deployment = row is not None and row[2] == "deployment"
-    takes_model = on_deployment or (method == "POST" and known in _RESOURCES_OF_A_MODEL) or (
-        method == "POST" and re.fullmatch("/assistants/[^/]+|/threads/[^/]+/runs", known) is not None
-    )  # fmt: skip
-    if client == "AzureOpenAI" and on_deployment != bool(deployment):
-        row = None
-    pairs = [pair for pair in query.split("&") if pair]
-    pairs = [pair for pair in pairs if pair.split("=")[0] not in ("code", "subscription-key")]
-    versions = [pair for pair in pairs if pair.split("=")[0].lower() == "api-version"]
-    others = [pair for pair in pairs if pair not in versions]
+    return next(
+        (
+            operation
+            for operation in DOCUMENTED
+            if operation.method == method and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", operation.path), known)
+        ),
+        None,
+    )
 
-    # Which deployment, and which API.
-    asked, named = None, None
-    if row is not None and takes_model:
-        if client == "AzureOpenAI" and deployment:
-            asked = unquote(deployment)
-        else:
-            named = model
-            asked = DEPLOYMENTS.get(model, model) if client == "OpenAI" and model else model
-    api = APIS.get(named or "") or APIS.get(asked or "") or default
-    if row is None:
-        api = default if client == "OpenAI" else "legacy"
 
-    under = f"/deployments/{deployment}" if deployment else ""
+def the_rules_say(made: Made, apim_api: str) -> Expected:
+    """The rules of the shim, once more and plainly."""
+    deployment = deployment_meant_by(made)
+    api = api_for(made, deployment) or apim_api
     if api == "v1":
-        kept = pairs if client == "OpenAI" else others
-        return _joined(
-            "/v1" + (known if client == "AzureOpenAI" else path), kept
-        ), asked if takes_model and row else model
-    usable = [pair for pair in versions if _usable(pair.split("=")[1], client)]
-    first = usable[0] if usable else None
-    kept = [pair for index, pair in enumerate(pairs) if pair in others or index == pairs.index(first or "")] if (
-        first
-    ) else [*others, "api-version=2024-10-21"]  # fmt: skip
-    if row is None or client == "AzureOpenAI":
-        return _joined(under + path, kept), model
-    if on_deployment:
-        return _joined((under or f"/deployments/{quote(asked or '', safe='')}") + known, kept), model
-    return _joined(known, kept), asked if takes_model else model
+        # The deployment is in the body, and the path is as it was sent, or as an OpenAI client would send it.
+        path = made.path if made.client == "OpenAI" else made.path.rstrip("/")
+        return Expected(f"/v1{path}{query_for_v1(made)}", deployment or made.model)
+    if made.client == "AzureOpenAI":
+        # Its calls are the legacy API's already.
+        before = f"/deployments/{made.deployment}" if made.deployment else ""
+        return Expected(f"{before}{made.path}{query_for_legacy(made)}", made.model)
+    if made.is_for == "deployment":
+        before = f"/deployments/{quote(deployment or '', safe='')}"
+        return Expected(f"{before}{made.path.rstrip('/')}{query_for_legacy(made)}", made.model)
+    return Expected(f"{made.path.rstrip('/')}{query_for_legacy(made)}", deployment or made.model)
 
 
-_RESOURCES_OF_A_MODEL = ("/responses", "/assistants", "/threads/runs")
+def deployment_meant_by(made: Made) -> str | None:
+    """OpenAI clients name models, for which MODEL_DEPLOYMENTS has the deployments; AzureOpenAI clients deployments."""
+    if made.is_for == "resource":
+        return None
+    if made.client == "OpenAI":
+        return DEPLOYMENTS.get(made.model or "", made.model)
+    return unquote(made.deployment) if made.deployment else made.model
 
 
-def _pattern(path: str) -> str:
-    return re.sub(r"\{\w+\}", "[^/]+", path)
+def api_for(made: Made, deployment: str | None) -> str | None:
+    """The API that MODEL_APIS has for the model, or else for the deployment; None if it has none."""
+    if made.is_for == "resource":
+        return None
+    by_model = None if made.deployment else APIS.get(made.model or "")
+    return by_model or APIS.get(deployment or "")
 
 
-def _usable(version: str, client: str) -> bool:
-    return bool(re.match(r"\d{4}-\d\d-\d\d", version)) if client == "OpenAI" else bool(version)
+def query_for_v1(made: Made) -> str:
+    """AzureOpenAI's api-version means nothing to a v1 API."""
+    is_azure = made.client == "AzureOpenAI"
+    return joined([pair for pair in made.parameters if not (is_azure and is_version(pair))])
 
 
-def _joined(path: str, pairs: list[str]) -> str:
-    return path + (f"?{'&'.join(pairs)}" if pairs else "")
+def query_for_legacy(made: Made) -> str:
+    """One api-version: the first of the caller's that a legacy API can use, in its place, or else the shim's."""
+    usable = [pair for pair in made.parameters if is_version(pair) and is_usable(pair, made.client)]
+    if not usable:
+        return joined([*(pair for pair in made.parameters if not is_version(pair)), "api-version=2024-10-21"])
+    place = made.parameters.index(usable[0])
+    return joined(
+        [pair for index, pair in enumerate(made.parameters) if not is_version(pair) or index == place]
+    )
+
+
+def is_version(pair: str) -> bool:
+    return pair.split("=")[0].lower() == "api-version"
+
+
+def is_usable(version: str, client: str) -> bool:
+    value = version.split("=")[1]
+    return bool(value) if client == "AzureOpenAI" else re.match(r"\d{4}-\d\d-\d\d", value) is not None
+
+
+def joined(pairs: list[str]) -> str:
+    return f"?{'&'.join(pairs)}" if pairs else ""
 
 
 PASSED = [
@@ -171,47 +224,41 @@ async def test_upstream_receives_what_the_rules_say(
     model: str,
     deployment: str,
     own: Mapping[str, str],
-    client: str,
+    client: Literal["OpenAI", "AzureOpenAI"],
     default: str,
     slash: bool,
     filler: str,
 ) -> None:
     method, path = call
     path = _as_host_sends(path) + ("/" if slash and path else "")
-    row_place = next(
-        (row[2] for row in ROWS if row[0] == method and re.fullmatch(_pattern(row[1]), path.rstrip("/"))), ""
-    )
-    in_path = (
-        quote(deployment, safe="!$&'()*+,;=:@-._~")
-        if client == "AzureOpenAI" and row_place == "deployment"
-        else ""
-    )
-    in_path = in_path and _as_host_sends(f"/{in_path}")[1:]
+    operation = documented(method, path)
+    in_path = ""
+    if client == "AzureOpenAI" and operation is not None and operation.is_for == "deployment":
+        in_path = _as_host_sends("/" + quote(deployment, safe="!$&'()*+,;=:@-._~"))[1:]
     document = {"first": {"model": model}, "model": model, "filler": filler}
     body = json.dumps(document).encode() if method in ("POST", "PATCH") else b""
-    url = (
-        "/openai" + (f"/deployments/{in_path}" if in_path else "")
-        if client == "AzureOpenAI"
-        else "/openai/v1"
-    )
+    root = "/openai/v1" if client == "OpenAI" else "/openai" + (f"/deployments/{in_path}" if in_path else "")
     request_id = str(uuid.uuid4())
     key = ("api-key", KEY) if client == "AzureOpenAI" else ("authorization", f"Bearer {KEY}")
     async with http.request(
         method,
-        URL(f"{hosts[default].url}{url}{path}" + (f"?{query}" if query else ""), encoded=True),
+        URL(f"{hosts[default].url}{root}{path}" + (f"?{query}" if query else ""), encoded=True),
         data=body or None,
         headers={**own, "x-standin": '{"reflect": true}', "x-request-id": request_id, key[0]: key[1]},
     ) as response:
         assert response.status == 200, (response.status, await response.text())
     received = standin.received[request_id]
 
-    target, named = rules(method, client, in_path, path, query, model if body else None, default)
-    assert (received.method, received.target) == (method, "/openai" + target)
-    if body and named == model:
+    expected = the_rules_say(
+        Made(client, method, path, query, in_path, model if body else None), apim_api=default
+    )
+    assert (received.method, received.target) == (method, "/openai" + expected.target)
+    if body and expected.model == model:
         assert received.body == body
     elif body:
         assert received.body == body.replace(
-            b'}, "model": ' + json.dumps(model).encode(), b'}, "model": ' + json.dumps(named).encode()
+            b'}, "model": ' + json.dumps(model).encode(),
+            b'}, "model": ' + json.dumps(expected.model).encode(),
         )
     # The host adds a traceparent where the caller has none.
     framing = ("host", "content-length", "content-type", "transfer-encoding", "traceparent")
@@ -231,7 +278,8 @@ def _as_host_sends(path: str) -> str:
 
 hostile = st.binary(max_size=40) | st.lists(
     st.sampled_from([b"/", b"..", b"%2e", b"%2F", b"%252e", b"%5c", b"\\", b";", b"v1", b"openai", b"chat/completions",
-        b"deployments", b"%00", b"%ff", b"\xc3\xa5", b"?", b"#", b"@", b"a", b"//", b"%25", b":", b"responses"]),
+        b"deployments", b"%00", b"%ff", b"%20", b"%3f", b"%23", b"%253f", b"%3b", b"\xc3\xa5", b"?", b"#", b"@", b"a",
+        b"//", b"%25", b":", b"responses"]),
     max_size=12,
 ).map(b"".join)  # fmt: skip
 
@@ -249,6 +297,11 @@ hostile = st.binary(max_size=40) | st.lists(
 )
 @example("POST", b"/v1", b"/embeddings", b"", "..", "legacy")
 @example("POST", b"/openai", b"/deployments/..%2f../embeddings", b"", None, "legacy")
+@example("GET", b"/openai/v1", b"/..%3f/x", b"", None, "v1")
+@example("GET", b"/openai/v1", b"/..%20", b"", None, "v1")
+@example("GET", b"/v1", b"//evil.example/x", b"", None, "v1")
+@example("GET", b"/v1", b"/%2Fevil.example/x", b"", None, "v1")
+@example("GET", b"/v1", b"/files", b"subscription%252Dkey=1", None, "v1")
 def test_no_path_and_no_model_leaves_the_base(
     method: str, root: bytes, raw_path: bytes, raw_query: bytes, model: str | None, default: str
 ) -> None:
@@ -257,7 +310,7 @@ def test_no_path_and_no_model_leaves_the_base(
         call = parse(method, root + raw_path, raw_query, [])
         if model is None and routes.model_use(call, shim) == "required":
             return
-        route = routes.choose(call, model, shim)
+        route = routes.find_route(call, model, shim)
     except (InvalidRequest, NotFound, RealtimeNotSupported):
         return
     path, _, query = route.target.partition("?")
@@ -266,11 +319,13 @@ def test_no_path_and_no_model_leaves_the_base(
     assert path == base or path.startswith(f"{base}/")
     for _ in range(5):
         below = path.removeprefix(base)
-        steps = [step.split(";")[0] for step in re.split(r"[/\\]", below)]
+        steps = [re.split("[;?#]", step)[0].strip() for step in re.split(r"[/\\]", below)]
         assert ".." not in steps
+        assert not below.startswith("//")
         path = unquote(path)
     names = [unquote(pair.split("=")[0]).lower() for pair in query.split("&")]
-    assert not {"code", "subscription-key", "clientid"} & set(names)
+    often_decoded = [unquote(unquote(unquote(name))).strip() for name in names]
+    assert not {"code", "subscription-key", "clientid"} & {*names, *often_decoded}
     assert names.count("api-version") <= 1 or call.dialect == "v1"
 
 

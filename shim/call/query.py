@@ -5,10 +5,12 @@ from urllib.parse import quote, unquote_plus
 
 from shim.settings import Api
 
-# Subscription keys and Functions keys; in no case are they the caller's to send upstream.
+# Subscription keys and Functions keys: never the caller's to send upstream.
 _KEYS = frozenset(["subscription-key", "code", "clientid"])
 _API_VERSION = "api-version"
 _DATED = re.compile(r"\d{4}-\d{2}-\d{2}")
+# Encodings of encodings, of which a gateway and the service behind it may each undo one.
+_MAX_ENCODINGS = 4
 
 
 def for_upstream(query: str, *, dialect: Api, api: Api, default_version: str) -> str:
@@ -17,7 +19,7 @@ def for_upstream(query: str, *, dialect: Api, api: Api, default_version: str) ->
     The legacy API gets exactly one api-version: the caller's if it can use it, else `default_version`. A caller of the
     legacy dialect always sends one, which means nothing to a v1 API.
     """
-    parameters = [p for p in query.split("&") if p and _name(p) not in _KEYS]
+    parameters = [p for p in query.split("&") if p and not _is_key(p)]
     if api == "legacy":
         parameters = _with_one_version(parameters, dialect, default_version)
     elif dialect == "legacy":
@@ -42,6 +44,19 @@ def _is_usable(version: str, dialect: Api) -> bool:
     value = version.partition("=")[2]
     # What v1 callers may send (`preview`) means nothing to the dated API.
     return bool(value) if dialect == "legacy" else _DATED.match(value) is not None
+
+
+def _is_key(parameter: str) -> bool:
+    """Whether any reader of the parameter, after any number of decodings, could take it for a key."""
+    name = parameter.partition("=")[0]
+    for _ in range(_MAX_ENCODINGS):
+        decoded = unquote_plus(name)
+        if decoded.partition("=")[0].strip().lower() in _KEYS:
+            return True
+        if decoded == name:
+            return False
+        name = decoded
+    return True  # no client encodes a name that often
 
 
 def _name(parameter: str) -> str:

@@ -34,22 +34,22 @@ class Route:
 def model_use(call: Call, settings: Settings) -> ModelUse:
     """What the body's `model` is needed for: it may decide where the call goes, or have to be replaced.
 
-    A body that neither applies to is not read.
+    A body that neither applies to is not read. `required` is a `model` without which a legacy path has no deployment.
     """
-    apis = {settings.apim_api, *settings.model_apis.values()}
     if call.deployment is not None:
         return "optional" if _api(call, None, unquote(call.deployment), settings) == "v1" else "unread"
-    if not call.has_model_in_body or call.operation is None:
+    if not call.has_model_in_body:
         return "unread"
-    maps = call.dialect == "v1" and any(
+    if call.deployment_place == "path" and settings.apim_api == "legacy":
+        return "required"
+    is_mapped = call.dialect == "v1" and any(
         model != deployment for model, deployment in settings.model_deployments.items()
     )
-    if call.operation.deployment == "path":
-        return "required" if maps or "legacy" in apis else "unread"
-    return "optional" if maps or len(apis) > 1 else "unread"
+    has_both_apis = any(api != settings.apim_api for api in settings.model_apis.values())
+    return "optional" if is_mapped or has_both_apis else "unread"
 
 
-def choose(call: Call, model: str | None, settings: Settings) -> Route:
+def find_route(call: Call, model: str | None, settings: Settings) -> Route:
     """Where `call` goes; `model` is what its body names, None if it names none or was not read.
 
     Raises InvalidRequest for a model that cannot be a deployment's name.
@@ -57,11 +57,14 @@ def choose(call: Call, model: str | None, settings: Settings) -> Route:
     deployment = _deployment(call, model, settings)
     api = _api(call, model, deployment, settings)
     origin, path = split(settings.apim_base_url if api == "legacy" else settings.apim_v1_base_url)
+    # With a base URL that has no path, the API's own root is the empty path: a target is "/" then (RFC 9112, 3.2.1).
+    target = path + _path(call, api, deployment) or "/"
     parameters = query.for_upstream(
         call.query, dialect=call.dialect, api=api, default_version=settings.apim_api_version
     )
-    target = path + _path(call, api, deployment) + (f"?{parameters}" if parameters else "")
-    in_body = api == "v1" or (call.operation is not None and call.operation.deployment == "body")
+    if parameters:
+        target += f"?{parameters}"
+    in_body = api == "v1" or call.deployment_place == "body"
     return Route(origin, target, model, deployment, deployment if in_body and deployment != model else None)
 
 
@@ -82,9 +85,8 @@ def _deployment(call: Call, model: str | None, settings: Settings) -> str | None
 
 
 def _api(call: Call, model: str | None, deployment: str | None, settings: Settings) -> Api:
-    if call.operation is None:
-        # Passed on as it is: what the table does not know, the v1 API need not have.
-        return settings.apim_api if call.dialect == "v1" else "legacy"
+    if call.is_legacy_only:
+        return "legacy"
     for name in (model if call.deployment is None else None, deployment):
         if name is not None and name in settings.model_apis:
             return settings.model_apis[name]
@@ -92,12 +94,12 @@ def _api(call: Call, model: str | None, deployment: str | None, settings: Settin
 
 
 def _path(call: Call, api: Api, deployment: str | None) -> str:
-    if api == call.dialect or call.operation is None:
+    if api == call.dialect:
         return call.path
-    if api == "v1" or call.operation.deployment != "path":
-        return call.operation_path
+    if api == "v1" or call.deployment_place != "path":
+        return call.operation
     assert deployment is not None, "a required model was not read"
-    return f"/deployments/{_encoded(deployment)}{call.operation_path}"
+    return f"/deployments/{_encoded(deployment)}{call.operation}"
 
 
 def _encoded(deployment: str) -> str:
