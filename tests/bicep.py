@@ -108,6 +108,8 @@ class File:
             return owner[path] if isinstance(owner, dict) else Unknown(f"{owner}.{path}")
         values = [self.value(operand, **given) for operand in operands.values()]
         match type, values:
+            case "index_accessor", [list(items), int(index)]:
+                return items[index]
             case "equals", [left, right]:
                 return left == right
             case "not_equals", [left, right]:
@@ -142,6 +144,8 @@ class File:
             case "split", [text, divider]:
                 return text.split(divider)
             case "first", [[item, *_]]:
+                return item
+            case "last", [[*_, item]]:
                 return item
             case "contains", [container, item]:
                 return item in container

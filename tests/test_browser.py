@@ -261,11 +261,21 @@ async def test_the_playground_shows_why_a_preflight_was_refused(form: Page, core
     assert "kept the answer from this page" in await form.inner_text("#answer")
 
 
+# What the answer says when the status turns bad: whoever waits for the status may read the answer at once.
+WATCH_STATUS = """() => {
+  const [status, answer] = ["status", "answer"].map((id) => document.getElementById(id));
+  const look = () => { if (status.className === "bad") window.answerThen ??= answer.textContent; };
+  new MutationObserver(look).observe(status, { attributes: true, childList: true });
+}"""
+
+
 async def test_the_playground_shows_a_refusal_by_code_and_message(form: Page) -> None:
     await form.fill("#key", "not-a-key")
+    await form.evaluate(WATCH_STATUS)
     await form.click("button")
     await form.wait_for_selector("#status.bad")
     assert (await form.inner_text("#answer")).startswith("invalid_api_key: ")
+    assert (await form.evaluate("window.answerThen")).startswith("invalid_api_key: ")
 
 
 async def test_the_playground_keeps_the_key_in_memory_alone(

@@ -134,6 +134,21 @@ async def test_checks_run_side_by_side_and_those_who_wait_share_them() -> None:
     assert (slow.asked, other.asked) == (1, 1)
 
 
+async def test_a_check_that_hangs_makes_the_shim_not_ready_within_seconds() -> None:
+    """Probes give up after a few seconds themselves, and would then not learn which part it is."""
+    hanging, other = Part(), Part()
+    hanging.gate.clear()
+    checks = [Check("vault", hanging.check, "the vault is slow"), Check("other", other.check, "")]
+    async with asyncio.timeout(8):
+        status, content = await report(Readiness(checks, details=True))
+    assert status == 503
+    assert [(check["name"], check["ok"]) for check in content["checks"]] == [
+        ("vault", False),
+        ("other", True),
+    ]
+    assert content["checks"][0]["reason"] == "no answer within 5 s"
+
+
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [

@@ -38,15 +38,16 @@ async function showAnswer(url) {
       }),
     });
   } catch {
-    say("status", "no answer", "bad");
     element("answer").textContent =
       "The browser kept the answer from this page, or could not reach the shim. The preflight says which.";
+    say("status", "no answer", "bad");
     return;
   }
   fill("headers", [...response.headers]);
   if (!response.ok) {
-    say("status", `${response.status} after ${seconds()}`, "bad");
+    const after = seconds();
     element("answer").textContent = await readError(response);
+    say("status", `${response.status} after ${after}`, "bad");
     return;
   }
   try {
@@ -92,15 +93,15 @@ async function showPreflight(url) {
   const asked = await fetch("/preflight", { method: "POST", body: JSON.stringify({ url }) });
   const { origin, status, headers, body, failure } = await asked.json();
   if (failure) {
-    say("verdict", "no answer", "bad");
     element("reason").textContent = `Nothing answers at this base URL (${failure}).`;
+    say("verdict", "no answer", "bad");
     return;
   }
   const values = new Map(headers);
   const allowed = [origin, "*"].includes(values.get("access-control-allow-origin")) && status >= 200 && status < 300;
-  say("verdict", `${status}: ${allowed ? "this origin may call" : "this origin may not call"}`, allowed ? "good" : "bad");
   element("reason").textContent = allowed ? "" : reasonOf(status, body);
   fill("preflight", headers.filter(([name]) => name.startsWith("access-control-") || name === "vary").sort());
+  say("verdict", `${status}: ${allowed ? "this origin may call" : "this origin may not call"}`, allowed ? "good" : "bad");
 }
 
 function reasonOf(status, body) {

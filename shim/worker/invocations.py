@@ -16,7 +16,7 @@ log = logging.getLogger("shim")
 
 # The two legs of a request arrive within milliseconds of each other, or with the host's retries within 2.5 s. One never
 # comes if the caller sent a header that is not ASCII: the host announces the call, and then cannot forward it.
-_LEG_TIMEOUT_SECONDS = 5.0
+LEG_TIMEOUT_SECONDS = 5.0
 # Ids of invocations that are over.
 _REMEMBERED = 1_000
 
@@ -54,16 +54,17 @@ class Invocations:
             return
         self._coordinator.set_http_request(invocation_id, None)
         try:
-            async with asyncio.timeout(_LEG_TIMEOUT_SECONDS):
+            async with asyncio.timeout(LEG_TIMEOUT_SECONDS):
                 await self._coordinator.await_http_response_async(invocation_id)
         except (TimeoutError, ValueError):
             pass  # the invocation never came, or its response is of no use: either way it is over
         finally:
             self.release(invocation_id)
 
-    async def sweep_forever(self) -> None:
+    async def sweep_forever(self, interval: float = LEG_TIMEOUT_SECONDS) -> None:
+        """Sweeps every `interval` seconds, so that a leg waits for the other for one to two of them."""
         while True:
-            await asyncio.sleep(_LEG_TIMEOUT_SECONDS)
+            await asyncio.sleep(interval)
             try:
                 self.sweep()
             except Exception as defect:  # one bad entry must not end the sweep of all others

@@ -71,9 +71,9 @@ class WebApp(base.WebApp):
 class WebServer(base.WebServer):
     """uvicorn in the worker's running loop."""
 
-    async def serve(self) -> None:
+    def config(self) -> uvicorn.Config:
         app = cast("WebApp", self.web_app)
-        config = uvicorn.Config(
+        return uvicorn.Config(
             app,
             host=self.hostname,
             port=self.port,
@@ -89,11 +89,13 @@ class WebServer(base.WebServer):
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_DRAIN_SECONDS,
         )
+
+    async def serve(self) -> None:
         # What the app consists of is never garbage: it need not be looked at again, 12 ms each time (bench/NOTES.md).
         gc.freeze()
         gc.set_threshold(*_COLLECTOR_THRESHOLDS)
-        sweeping = asyncio.create_task(app.invocations.sweep_forever())
+        sweeping = asyncio.create_task(cast("WebApp", self.web_app).invocations.sweep_forever())
         try:
-            await uvicorn.Server(config).serve()
+            await uvicorn.Server(self.config()).serve()
         finally:
             sweeping.cancel()

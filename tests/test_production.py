@@ -1,0 +1,106 @@
+"""Values that only production feels: nothing else fails when one of them changes, until the app is in Azure.
+
+host.json is read by the Functions host alone, the server's patience outlasts any test, and the collector is noticed
+under load. Each value here has its reason beside the code or in docs/; whoever changes one says so here as well.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+import aiohttp
+import pytest
+
+from devhost.azure.services import RESOURCE_ID
+from devhost.host import Host
+from shim.worker.server import WebApp, WebServer
+from tests.conftest import ROOT
+
+
+async def printed(code: str, **environ: str) -> Any:
+    """What a fresh Python process prints, as JSON."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], "APIM_BASE_URL": "https://a.example", **environ},
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return json.loads(output)
+
+
+FUNCTIONS = """
+import json
+from function_app import app
+print(json.dumps({f.get_function_name(): f.get_trigger().get_dict_repr() for f in app.get_functions()}, default=str))
+"""
+
+
+async def test_the_platform_asks_callers_for_no_key_of_its_own() -> None:
+    """With any other level the host would want a function key, and refuse every OpenAI client with an empty 401."""
+    functions = await printed(FUNCTIONS, LOCAL_SUBSCRIPTION_KEYS="team-a=key")
+    assert set(functions) == {"openai", "v1", "healthz", "readyz"}
+    assert {trigger["authLevel"] for trigger in functions.values()} == {"ANONYMOUS"}
+
+
+async def test_keys_are_imported_on_the_schedule_that_is_set() -> None:
+    service = {"KEY_VAULT_URL": "https://v.vault.azure.net", "APIM_RESOURCE_ID": RESOURCE_ID}
+    functions = await printed(FUNCTIONS, APIM_IMPORT_SCHEDULE="7 */9 * * * *", **service)
+    assert functions["import_keys"]["schedule"] == "7 */9 * * * *"
+
+
+def test_the_host_neither_ends_nor_throttles_a_call() -> None:
+    host = json.loads((ROOT / "host.json").read_text())
+    # A stream may run for longer than any number: azure-functions-host, ScriptHostBuilderExtensions, "-1" is no limit.
+    assert host["functionTimeout"] == "-1"
+    # The instance's concurrency is the platform's to hold (infra/modules/app.bicep); a 429 of the host has no body.
+    assert host["extensions"]["http"] == {
+        "routePrefix": "",
+        "maxOutstandingRequests": -1,
+        "maxConcurrentRequests": -1,
+        "dynamicThrottlesEnabled": False,
+    }
+
+
+# SocketsHttpHandler.PooledConnectionIdleTimeout.
+HOSTS_IDLE_SECONDS = 60
+
+
+def test_the_workers_server_waits_longer_than_the_host_and_lets_streams_run_on() -> None:
+    config = WebServer("127.0.0.1", 0, WebApp()).config()
+    assert config.timeout_keep_alive >= 2 * HOSTS_IDLE_SECONDS
+    assert config.timeout_graceful_shutdown == 30
+    assert (config.proxy_headers, config.server_header, config.date_header) == (False, False, False)
+    assert (config.access_log, config.lifespan, config.limit_concurrency) == (False, "off", None)
+
+
+SERVED = """
+import asyncio, gc, json
+from shim.worker.server import WebApp, WebServer
+
+async def main():
+    serving = asyncio.create_task(WebServer("127.0.0.1", 0, WebApp()).serve())
+    while not gc.get_freeze_count() and not serving.done():
+        await asyncio.sleep(0)
+    print(json.dumps([gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()]))
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+asyncio.run(asyncio.wait_for(main(), 20))
+"""
+
+
+async def test_the_collector_looks_rarely_and_not_at_the_app_itself() -> None:
+    enabled, thresholds, frozen = await printed(SERVED)
+    assert enabled
+    assert thresholds == [10_000, 20, 20]  # bench/NOTES.md
+    assert frozen > 10_000
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_nobody_between_stores_what_health_says(
+    http: aiohttp.ClientSession, host: Host, path: str
+) -> None:
+    async with http.get(host.url + path) as answer:
+        assert answer.headers["cache-control"] == "no-store"
