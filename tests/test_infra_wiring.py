@@ -199,7 +199,7 @@ def rows() -> list[tuple[list[str], list[str]]]:
 def test_azds_defaults_are_those_of_the_guide() -> None:
     text = (INFRA / "main.parameters.json").read_text()
     defaults = dict(re.findall(r"\$\{(\w+)(?:=([^}]*))?\}", text))
-    told = {}
+    told: dict[str, str] = {}
     for names, words in rows():
         if words[0] not in ELSEWHERE:
             words = words * len(names) if len(words) == 1 else words

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from azure_functions_runtime.http_v2 import HttpCoordinator
@@ -163,7 +163,7 @@ class TestSweep:
     async def test_the_sweep_survives_an_entry_that_it_cannot_read(
         self, coordinator: HttpCoordinator, invocations: Invocations, caplog: pytest.LogCaptureFixture
     ) -> None:
-        coordinator._context_references["odd"] = object()
+        coordinator._context_references["odd"] = cast("Any", object())
         sweeping = asyncio.create_task(invocations.sweep_forever(0.01))
         try:
             async with asyncio.timeout(5):
