@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from shim import errors
-from shim.errors import CallerGone, MethodNotAllowed, ShimError, TooBusy
+from shim.errors import BrownedOut, CallerGone, MethodNotAllowed, ShimError, TooBusy
 
 
 def below(of: type[ShimError] = ShimError) -> Iterator[type[ShimError]]:
@@ -28,8 +28,8 @@ KINDS = [kind for kind in TREE if hasattr(kind, "code")]
 def test_every_refusal_is_openai_shaped(kind: type[ShimError]) -> None:
     if kind is CallerGone:
         error: ShimError = CallerGone()
-    elif kind is TooBusy:
-        error = TooBusy("What to do next.", retry_after=1)
+    elif kind in (TooBusy, BrownedOut):
+        error = kind("What to do next.", retry_after=1)
     else:
         error = kind("What to do next.")
     status, headers, content = errors.render(error)
