@@ -40,7 +40,7 @@ print(json.dumps({f.get_function_name(): f.get_trigger().get_dict_repr() for f i
 async def test_the_platform_asks_callers_for_no_key_of_its_own() -> None:
     """With any other level the host would want a function key, and refuse every OpenAI client with an empty 401."""
     functions = await printed(FUNCTIONS, LOCAL_SUBSCRIPTION_KEYS="team-a=key")
-    assert set(functions) == {"openai", "v1", "healthz", "readyz"}
+    assert set(functions) == {"openai", "v1", "healthz", "readyz", "wrong_path"}
     assert {trigger["authLevel"] for trigger in functions.values()} == {"ANONYMOUS"}
 
 
