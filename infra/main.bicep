@@ -64,6 +64,25 @@ param uploadLimitBytes int = 0
 @description('Whether /readyz tells anonymous callers the reasons in full, host names included.')
 param readyzDetails bool = false
 
+@description('Since when the shim is deprecated: a date like 2027-01-31; empty for not at all.')
+param deprecated string = ''
+
+@description('When it ends, in the same form; empty for no end.')
+param sunset string = ''
+
+@description('A page that tells callers what to use instead.')
+param sunsetLink string = ''
+
+@description('What becomes of calls after the sunset.')
+@allowed([
+  'serve'
+  'refuse'
+])
+param afterSunset string = 'serve'
+
+@description('A window of refusals that comes again until then, like 10m/day; empty for none.')
+param brownout string = ''
+
 @description('Further settings of the shim by name. Not for secrets.')
 param settings object = {}
 
@@ -149,6 +168,12 @@ param addressPrefixes array = [
 @description('Addresses or ranges, comma-separated, from which operators reach a private vault.')
 param vaultAllowedAddresses string = ''
 
+@description('A host name of your own for callers, such as ai.example.com, with its CNAME and TXT records in place; empty for the name that the platform gives.')
+param customDomain string = ''
+
+@description('The host name that the last deployment bound; azd keeps it.')
+param boundDomain string = ''
+
 @description('Resource id of the APIM service whose keys a timer imports into the vault; empty for no timer.')
 param apimResourceId string = ''
 
@@ -203,6 +228,11 @@ var shimSettings = union(settings, {
   MAX_BODY_BYTES: string(bodyBytes)
   AZURE_CLIENT_ID: identity.outputs.clientId
   READYZ_DETAILS: string(readyzDetails)
+  SHIM_DEPRECATED: deprecated
+  SHIM_SUNSET: sunset
+  SHIM_SUNSET_LINK: sunsetLink
+  SHIM_AFTER_SUNSET: afterSunset
+  SHIM_BROWNOUT: brownout
 }, importsKeys ? { APIM_RESOURCE_ID: apimResourceId } : {})
 
 resource group 'Microsoft.Resources/resourceGroups@2024-11-01' = {
@@ -376,6 +406,18 @@ module app 'modules/app.bicep' = {
   ]
 }
 
+module domain 'modules/domain.bicep' = if (!empty(customDomain)) {
+  name: 'domain'
+  scope: group
+  params: {
+    appName: app.outputs.name
+    location: location
+    tags: tags
+    hostName: customDomain
+    isBound: boundDomain == customDomain
+  }
+}
+
 module alerts 'modules/alerts.bicep' = if (alertsEnabled) {
   name: 'alerts'
   scope: group
@@ -388,6 +430,9 @@ module alerts 'modules/alerts.bicep' = if (alertsEnabled) {
   }
 }
 
+// What to hand out: with a name of one's own, the shim can be retired by a change in DNS.
+var callersUrl = empty(customDomain) ? app.outputs.url : 'https://${customDomain}'
+
 output AZURE_LOCATION string = location
 output AZURE_TENANT_ID string = tenant().tenantId
 output AZURE_RESOURCE_GROUP string = group.name
@@ -395,4 +440,6 @@ output AZURE_FUNCTION_NAME string = app.outputs.name
 output KEY_VAULT_NAME string = vault.outputs.name
 output KEY_VAULT_URL string = vault.outputs.url
 output SHIM_URL string = app.outputs.url
-output SHIM_OPENAI_BASE_URL string = '${app.outputs.url}/openai/v1'
+output SHIM_OPENAI_BASE_URL string = '${callersUrl}/openai/v1'
+output SHIM_BOUND_DOMAIN string = customDomain
+output SHIM_DOMAIN_VERIFICATION_ID string = app.outputs.domainVerificationId

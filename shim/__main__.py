@@ -4,6 +4,7 @@ import typer
 
 from shim.cli.doctor.command import doctor
 from shim.cli.keys import command as keys
+from shim.cli.retire.command import retire
 
 app = typer.Typer(
     name="shim",
@@ -13,6 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(doctor)
+app.command()(retire)
 app.add_typer(keys.app, name="keys")
 
 

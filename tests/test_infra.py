@@ -637,3 +637,40 @@ def test_bicep_compiles() -> None:
         [*command, str(INFRA / "main.bicep"), "--stdout"], check=False, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_the_end_of_the_shim_can_be_announced_by_a_deployment() -> None:
+    given = {
+        "deprecated": "2027-01-31",
+        "sunset": "2027-03-31",
+        "sunsetLink": "https://wiki.example.com/shim",
+        "afterSunset": "refuse",
+        "brownout": "10m/day",
+    }
+    retirement = Settings.from_environment(app_settings(**given)).retirement
+    assert (retirement.refuse_after_sunset, retirement.link) == (True, "https://wiki.example.com/shim")
+    assert retirement.sunset is not None
+    assert retirement.deprecated is not None
+    assert retirement.sunset - retirement.deprecated == 59 * 86400
+    assert retirement.brownout is not None
+
+
+def test_callers_are_told_a_name_of_ones_own_where_there_is_one() -> None:
+    assert MAIN.outputs["SHIM_OPENAI_BASE_URL"]["value"] == "${callersUrl}/openai/v1"
+    assert MAIN.value("callersUrl", customDomain="ai.example.com") == "https://ai.example.com"
+    assert MAIN.value("callersUrl", customDomain="") == "app.outputs.url"
+
+
+def test_a_name_that_is_bound_already_never_loses_its_tls() -> None:
+    domain, tls = File.named("modules/domain.bicep"), File.named("modules/domain-tls.bicep")
+    without_tls, certificate = domain.resources["name"], domain.resources["certificate"]
+    assert without_tls["condition"] == {"operator": {"type": "not", "operands": {"bool_value": "isBound"}}}
+    assert without_tls["config"]["properties"]["sslState"] == "Disabled"
+    # Certificates of Flex Consumption belong to the site.
+    assert certificate["type"] == "Microsoft.Web/sites/certificates"
+    (app,) = APP.of_type("Microsoft.Web/sites")
+    assert app["config"]["properties"]["siteScopedCertificatesEnabled"] is True
+    assert tls.resources["binding"]["config"]["properties"]["sslState"] == "SniEnabled"
+    params = MAIN.modules["domain"]["config"]["params"]
+    assert MAIN.value(params["isBound"], customDomain="a.example", boundDomain="a.example") is True
+    assert MAIN.value(params["isBound"], customDomain="a.example", boundDomain="") is False

@@ -26,6 +26,7 @@ from shim.settings import Settings
 IDENTITY_HEADER = "Zq4Rw8Xn2Vt6Yk0Pm5Hd3Js7Lf"
 SUBSCRIPTION = "11111111-2222-4333-8444-555555555555"
 SERVICE = "contoso-apim"
+GATEWAY_URL = f"https://{SERVICE}.azure-api.net"
 RESOURCE_ID = (
     f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg/providers/Microsoft.ApiManagement/service/{SERVICE}"
 )
@@ -65,6 +66,9 @@ class ApimDouble:
         self.calls: Counter[str] = Counter()
         self.subscribed: dict[str, Subscribed] = {}
         self.products_of: dict[str, list[str]] = {}
+        # Properties of an API, by its id, and of the service.
+        self.apis: dict[str, dict[str, Any]] = {}
+        self.service = {"gatewayUrl": GATEWAY_URL, "virtualNetworkType": "None"}
         self.page_size = 2
         self.status: int | None = None
         # After so many calls, every one is refused.
@@ -77,10 +81,21 @@ class ApimDouble:
 
     def app(self) -> web.Application:
         app = web.Application()
+        app.router.add_get(RESOURCE_ID, self._service)
+        app.router.add_get(f"{RESOURCE_ID}/apis/{{api}}", self._api)
         app.router.add_get(f"{RESOURCE_ID}/subscriptions", self._list)
         app.router.add_post(f"{RESOURCE_ID}/subscriptions/{{sid}}/listSecrets", self._secrets)
         app.router.add_get(f"{RESOURCE_ID}/apis/{{api}}/products", self._products)
         return app
+
+    async def _service(self, request: web.Request) -> web.Response:
+        return self._answer(request, "service", {"name": SERVICE, "properties": self.service})
+
+    async def _api(self, request: web.Request) -> web.Response:
+        api = request.match_info["api"]
+        if api not in self.apis:
+            return web.json_response({"error": {"code": "ResourceNotFound"}}, status=404)
+        return self._answer(request, "api", {"name": api, "properties": self.apis[api]})
 
     async def _list(self, request: web.Request) -> web.Response:
         items = [subscription.contract() for subscription in self.subscribed.values()]

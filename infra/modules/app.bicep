@@ -152,6 +152,8 @@ resource app 'Microsoft.Web/sites@2025-05-01' = {
   properties: {
     serverFarmId: serverFarm.id
     httpsOnly: true
+    // For a host name of one's own, should there ever be one: it cannot be switched on later.
+    siteScopedCertificatesEnabled: true
     clientAffinityEnabled: false
     publicNetworkAccess: publicAccess ? 'Enabled' : 'Disabled'
     keyVaultReferenceIdentity: identityId
@@ -243,3 +245,4 @@ resource scmPasswords 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@20
 output id string = app.id
 output name string = app.name
 output url string = 'https://${app.properties.defaultHostName}'
+output domainVerificationId string = app.properties.customDomainVerificationId

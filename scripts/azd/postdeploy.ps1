@@ -29,12 +29,13 @@ if ($status -ne 200) {
     throw "Find out more with: python -m shim doctor --shim-url $env:SHIM_URL --base-url $base"
 }
 
+$openai = if ($env:SHIM_OPENAI_BASE_URL) { $env:SHIM_OPENAI_BASE_URL } else { "$env:SHIM_URL/openai/v1" }
 Write-Host @"
 The shim is ready at $env:SHIM_URL.
 
     from openai import OpenAI
 
-    client = OpenAI(base_url="$env:SHIM_URL/openai/v1", api_key="<APIM subscription key>")
+    client = OpenAI(base_url="$openai", api_key="<APIM subscription key>")
     print(client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello!"}]))
 
 Keys come from Key Vault $($env:KEY_VAULT_URL): bring them in with python -m shim keys.

@@ -33,7 +33,7 @@ The shim is ready at $SHIM_URL.
 
     from openai import OpenAI
 
-    client = OpenAI(base_url="$SHIM_URL/openai/v1", api_key="<APIM subscription key>")
+    client = OpenAI(base_url="${SHIM_OPENAI_BASE_URL:-$SHIM_URL/openai/v1}", api_key="<APIM subscription key>")
     print(client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello!"}]))
 
 Keys come from Key Vault ${KEY_VAULT_URL:-}: bring them in with python -m shim keys.

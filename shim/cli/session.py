@@ -55,6 +55,10 @@ _NEXT_STEPS: dict[Fault, str] = {
 }
 
 
+# For commands that open none.
+_NO_VAULT = {"KEY_VAULT_URL": "https://not-set.invalid"}
+
+
 @dataclass(frozen=True, slots=True)
 class Dependencies:
     """What commands take from outside: the environment, and how Azure is reached. Tests pass their own."""
@@ -93,12 +97,28 @@ class CommandRefused(Exception):
 def run(
     context: typer.Context, work: Callable[[Session], Coroutine[None, None, None]], **settings: object
 ) -> None:
+    """Does `work` on the settings' vault, as `run_work` does."""
+
+    async def on_the_vault(chosen: Settings, given: Dependencies) -> None:
+        await _work(chosen, given, work)
+
+    run_work(context, on_the_vault, needs_vault=True, **settings)
+
+
+def run_work(
+    context: typer.Context,
+    work: Callable[[Settings, Dependencies], Coroutine[None, None, None]],
+    *,
+    needs_vault: bool = False,
+    **settings: object,
+) -> None:
     """Does `work`, and exits with a code and words if it fails. `settings` win over the environment's."""
     refuse_arguments(context)
     try:
         given = context.obj if isinstance(context.obj, Dependencies) else Dependencies(environment())
         chosen = {name: value for name, value in settings.items() if value is not None}
-        asyncio.run(_work(replace(_settings(given.environ), **chosen), given, work))  # type: ignore[arg-type]
+        read = _settings(given.environ if needs_vault else {**_NO_VAULT, **given.environ})
+        asyncio.run(work(replace(read, **chosen), given))  # type: ignore[arg-type]
     except SettingsError as error:
         _exit(
             ExitCode.SETTINGS,

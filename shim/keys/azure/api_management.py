@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -27,6 +27,8 @@ READ_TIMEOUT = 30
 RETRIES = 3
 # The built-in subscription to every API, whose key has administrative rights.
 MASTER = "master"
+# https://learn.microsoft.com/azure/api-management/api-management-subscriptions#use-a-subscription-key
+DEFAULT_KEY_HEADER = "Ocp-Apim-Subscription-Key"
 # https://learn.microsoft.com/azure/role-based-access-control/built-in-roles/integration
 ROLE = "API Management Service Contributor"
 ACTIONS = (
@@ -64,6 +66,23 @@ class ApimSubscription:
 class ApimKeys:
     primary: str | None = field(repr=False)
     secondary: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ApimService:
+    """`is_internal`: in internal virtual network mode, in which the gateway cannot reach itself by its own name."""
+
+    gateway_url: str
+    is_internal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ApimApi:
+    """`path` is below the gateway; `backend_url` is empty where policies choose the backend."""
+
+    path: str
+    backend_url: str
+    key_header: str
 
 
 class Apim:
@@ -105,6 +124,22 @@ class Apim:
         if self._shared is not None:
             await self._shared.close()
 
+    async def service(self) -> ApimService:
+        """Raises ApimError."""
+        found = await self._read(self._opened.api_management_service.get(self._group, self.name, **_OPTIONS))
+        internal = str(found.virtual_network_type or "").casefold() == "internal"
+        return ApimService(str(found.gateway_url).rstrip("/"), internal)
+
+    async def api(self, api: str) -> ApimApi:
+        """Raises ApimError."""
+        found = await self._read(self._opened.api.get(self._group, self.name, api, **_OPTIONS))
+        names = found.subscription_key_parameter_names
+        return ApimApi(
+            path=(found.path or "").strip("/"),
+            backend_url=(found.service_url or "").rstrip("/"),
+            key_header=names.header if names is not None and names.header else DEFAULT_KEY_HEADER,
+        )
+
     async def subscriptions(self) -> AsyncIterator[ApimSubscription]:
         """Every subscription of the service, page by page. Raises ApimError."""
         items = self._opened.subscription.list(self._group, self.name, **_OPTIONS)
@@ -118,14 +153,10 @@ class Apim:
 
     async def keys(self, sid: str) -> ApimKeys:
         """Both keys of a subscription. Raises ApimError."""
-        try:
-            keys = await self._opened.subscription.list_secrets(self._group, self.name, sid, **_OPTIONS)
-        except Exception as error:
-            failure = self._failure(error)
-        else:
-            return ApimKeys(keys.primary_key, keys.secondary_key)
-        # Outside the handler: what the SDK raises may hold the response, and with it the keys.
-        raise failure
+        keys = await self._read(
+            self._opened.subscription.list_secrets(self._group, self.name, sid, **_OPTIONS)
+        )
+        return ApimKeys(keys.primary_key, keys.secondary_key)
 
     @property
     def _opened(self) -> ApiManagementClient:
@@ -156,6 +187,14 @@ class Apim:
             raw_request_hook=suppress_span,
             transport=self._transport or SdkTransport(),
         )
+
+    async def _read[Found](self, call: Awaitable[Found]) -> Found:
+        try:
+            return await call
+        except Exception as error:
+            failure = self._failure(error)
+        # Outside the handler: what the SDK raises may hold the response, and with it the keys.
+        raise failure
 
     async def _paged[Item](self, items: AsyncIterable[Item]) -> AsyncIterator[Item]:
         pages = cast("AsyncItemPaged[Item]", items).by_page()

@@ -1,0 +1,1 @@
+"""`python -m shim retire`, and who is left."""
