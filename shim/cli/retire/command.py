@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shim.cli.keys.options import checked_resource_id
+from shim.cli.retire.facts import Facts, Twin, read_facts
+from shim.cli.retire.files import Paths, replacement
 from shim.cli.session import CommandRefused, Dependencies, ExitCode, run_work, say
 
 if TYPE_CHECKING:
-    from shim.cli.retire.facts import Facts
     from shim.keys.azure.api_management import Apim
     from shim.settings import Settings
+
+_NO_SERVICE = "name the service: set APIM_RESOURCE_ID, or use --resource-id"
 
 
 def retire(
@@ -38,6 +41,8 @@ def retire(
         bool, typer.Option("--internal", help="The service is in internal virtual network mode, if not read.")
     ] = False,
     origin: Annotated[list[str] | None, typer.Option(help="Web origin that may call. Repeatable.")] = None,
+    v1_path: Annotated[str, typer.Option(help="The v1 API's path, if not beside the legacy API's.")] = "",
+    front_path: Annotated[str, typer.Option(help="The front API's path, likewise.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace files that were changed by hand.")] = False,
 ) -> None:
     """Write what can take the shim's place in APIM: Bicep, policies, and a page that says what each costs callers.
@@ -45,41 +50,33 @@ def retire(
     Nothing is deployed, and no key is read.
     """
 
-    async def work(settings: Settings, given: Dependencies) -> None:
-        from shim.cli.retire.facts import Facts, Twin
-        from shim.cli.retire.files import replacement
+    paths = Paths(v1_path.strip("/"), front_path.strip("/"))
 
+    async def work(settings: Settings, given: Dependencies) -> None:
         backend, origins = _url("--backend-url", backend_url), _origins(origin)
-        if settings.apim_resource_id is None:
-            raise CommandRefused(
-                "name the service: set APIM_RESOURCE_ID, or use --resource-id", ExitCode.USAGE
-            )
+        service = settings.apim_resource_id
+        if service is None:
+            raise CommandRefused(_NO_SERVICE, ExitCode.USAGE)
         if gateway is None or path is None:
-            facts = await _read(given.open_apim(settings), settings.apim_resource_id, api, backend, origins)
+            facts = await _read(given.open_apim(settings), service, api, backend, origins)
         else:
-            facts = Facts(
-                resource_id=settings.apim_resource_id,
-                gateway=_url("--gateway", gateway),
-                api=api,
-                path=path.strip("/"),
-                key_header=key_header,
-                backend=backend,
-                is_internal=internal,
-                twins=tuple(Twin(sid, sid, "apis") for sid in sorted(subscription or ())),
-                origins=origins,
-            )
-        _write(out, replacement(facts), force=force)
+            where = _url("--gateway", gateway), path.strip("/")
+            facts = Facts(service, *where, api, key_header, backend, internal, _twins(subscription), origins)
+        _write(out, replacement(facts, paths), force=force)
         _advise(facts)
 
     run_work(context, work, apim_resource_id=checked_resource_id(resource_id))
 
 
 async def _read(apim: Apim | None, service: str, api: str, backend: str, origins: tuple[str, ...]) -> Facts:
-    from shim.cli.retire.facts import read_facts
-
     assert apim is not None  # since the settings name a service
     async with apim:
         return await read_facts(apim, service, api, backend=backend, origins=origins)
+
+
+def _twins(subscriptions: list[str] | None) -> tuple[Twin, ...]:
+    """Of all APIs, since nothing is known of their scope."""
+    return tuple(Twin(sid, sid, "apis") for sid in sorted(subscriptions or ()))
 
 
 def _write(folder: Path, texts: dict[str, str], *, force: bool) -> None:

@@ -23,8 +23,8 @@ class Facts:
 
     resource_id: str
     gateway: str
-    api: str
     path: str
+    api: str
     key_header: str
     backend: str
     is_internal: bool

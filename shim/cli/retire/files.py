@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from string import Template
@@ -56,9 +57,21 @@ _EXTERNAL = (
 )
 
 
-def replacement(facts: Facts) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the new APIs are served, below the gateway; empty for a place beside the legacy API."""
+
+    v1: str = ""
+    front: str = ""
+
+    def beside(self, legacy: str) -> Paths:
+        return Paths(self.v1 or f"{legacy}-v1", self.front or _beside(legacy))
+
+
+def replacement(facts: Facts, paths: Paths) -> dict[str, str]:
     """Each file's text by its path."""
-    values = _values(facts)
+    paths = paths.beside(facts.path)
+    values = _values(facts, paths)
     front = {"legacyUrl": _front_backend(facts)}
     v1 = {
         "backendUrl": facts.backend and f"{facts.backend.rstrip('/')}/v1",
@@ -69,10 +82,10 @@ def replacement(facts: Facts) -> dict[str, str]:
         "README.md": _filled("README.md", values),
         "callers.md": _filled("callers.md", values),
         "v1/main.bicep": _template("v1/main.bicep"),
-        "v1/main.parameters.json": _parameters(facts, _V1, _v1_path(facts), v1),
+        "v1/main.parameters.json": _parameters(facts, _V1, paths.v1, v1),
         "v1/policy.xml": _filled("v1/policy.xml", {"cors": _cors(facts)}),
         "front/main.bicep": _template("front/main.bicep"),
-        "front/main.parameters.json": _parameters(facts, _FRONT, _front_path(facts), front),
+        "front/main.parameters.json": _parameters(facts, _FRONT, paths.front, front),
         "front/policy.xml": _filled(
             "front/policy.xml",
             {"cors": _cors(facts), "key_header": _attribute(facts.key_header), "loopback": _loopback(facts)},
@@ -80,7 +93,7 @@ def replacement(facts: Facts) -> dict[str, str]:
     }
 
 
-def _values(facts: Facts) -> dict[str, str]:
+def _values(facts: Facts, paths: Paths) -> dict[str, str]:
     origins = ", ".join(facts.origins)
     return {
         "api": facts.api,
@@ -89,9 +102,9 @@ def _values(facts: Facts) -> dict[str, str]:
         "gateway": facts.gateway,
         "key_header": facts.key_header,
         "legacy_url": f"{facts.gateway}/{facts.path}",
-        "v1_url": f"{facts.gateway}/{_v1_path(facts)}",
+        "v1_url": f"{facts.gateway}/{paths.v1}",
         "v1_name": _V1,
-        "front_url": f"{facts.gateway}/{_front_path(facts)}",
+        "front_url": f"{facts.gateway}/{paths.front}",
         "front_name": _FRONT,
         "twins": _told(facts.twins),
         "origin_option": f" --origin {facts.origins[0]}" if facts.origins else "",
@@ -107,13 +120,9 @@ def _told(twins: tuple[Twin, ...]) -> str:
     return f"These subscriptions get a twin: {names}."
 
 
-def _v1_path(facts: Facts) -> str:
-    return f"{facts.path}-v1"
-
-
-def _front_path(facts: Facts) -> str:
-    """Beside the legacy API's. AzureOpenAI adds /openai to its endpoint, so that an end like that stays the end."""
-    stem, slash, last = facts.path.rpartition("/")
+def _beside(legacy: str) -> str:
+    """AzureOpenAI adds /openai to its endpoint, so that an end like that stays the end."""
+    stem, slash, last = legacy.rpartition("/")
     if last == "openai":
         return f"{stem or 'legacy'}-bearer/openai"
     return f"{stem}{slash}{last}-bearer"
