@@ -36,7 +36,7 @@ async def doctor(url: str, *more: str, key: str = KEY) -> tuple[int, dict[str, F
     return process.returncode or 0, {finding.check: finding for finding in findings}, said
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 async def v1_api() -> AsyncIterator[Standin]:
     """An API whose key header is Authorization, and whose keys are `Bearer <key>`."""
     standin = await Standin.start(keys=(f"Bearer {KEY}",), key_header="authorization", chunk_delay=0)

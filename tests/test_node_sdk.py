@@ -79,21 +79,31 @@ def test_the_model_stood_behind_the_recording(results: list[dict[str, Any]], sta
     assert not any(b'name="model"' in form.body for form in forms)
 
 
-async def test_node_sees_the_announcement_on_responses_and_streams(node: str, start_host: StartHost) -> None:
-    host = await start_host(SHIM_DEPRECATED="2026-01-31", SHIM_SUNSET="2099-12-31")
-    outcomes = json.loads(await run(node, "retired.mjs", URL=f"{host.url}/openai/v1", KEY=KEY))
+LINK = "https://wiki.example.com/shim"
+ENDS = {
+    "announced": {"SHIM_DEPRECATED": "2026-01-31", "SHIM_SUNSET": "2099-12-31"},
+    "over": {"SHIM_SUNSET": "2026-01-31", "SHIM_SUNSET_LINK": LINK, "SHIM_AFTER_SUNSET": "refuse"},
+}
+
+
+@pytest.fixture(scope="session")
+async def ends(node: str, start_host: StartHost) -> dict[str, Any]:
+    """What Node sees of a response and of a stream, by how near the end of the shim is."""
+    hosts = {name: await start_host(**settings) for name, settings in ENDS.items()}
+    return {
+        name: json.loads(await run(node, "retired.mjs", URL=f"{host.url}/openai/v1", KEY=KEY))
+        for name, host in hosts.items()
+    }
+
+
+def test_node_sees_the_announcement_on_responses_and_streams(ends: dict[str, Any]) -> None:
     told = {"status": 200, "told": ["@1769817600", "Thu, 31 Dec 2099 00:00:00 GMT", None]}
-    assert outcomes == [told, told]
+    assert ends["announced"] == [told, told]
 
 
-async def test_node_raises_its_own_error_with_the_link_after_the_sunset(
-    node: str, start_host: StartHost
-) -> None:
-    link = "https://wiki.example.com/shim"
-    host = await start_host(SHIM_SUNSET="2026-01-31", SHIM_SUNSET_LINK=link, SHIM_AFTER_SUNSET="refuse")
-    outcomes = json.loads(await run(node, "retired.mjs", URL=f"{host.url}/openai/v1", KEY=KEY))
-    assert len(outcomes) == 2
-    for outcome in outcomes:
+def test_node_raises_its_own_error_with_the_link_after_the_sunset(ends: dict[str, Any]) -> None:
+    assert len(ends["over"]) == 2
+    for outcome in ends["over"]:
         assert (outcome["isApiError"], outcome["status"], outcome["code"]) == (True, 410, "shim_retired")
-        assert f"What to use in its place: {link}" in outcome["message"]
-        assert outcome["told"] == [None, "Sat, 31 Jan 2026 00:00:00 GMT", f'<{link}>; rel="sunset"']
+        assert f"What to use in its place: {LINK}" in outcome["message"]
+        assert outcome["told"] == [None, "Sat, 31 Jan 2026 00:00:00 GMT", f'<{LINK}>; rel="sunset"']

@@ -157,7 +157,7 @@ async def test_flags_alone_are_enough(azure: Azure, retire: Retire, tmp_path: Pa
 async def test_the_new_apis_can_be_where_callers_are_used_to_find_the_shim(
     retire: Retire, tmp_path: Path
 ) -> None:
-    await retire(*OFFLINE, "--v1-path", "/openai/v1", "--front-path", "openai", "--out", str(tmp_path))
+    await retire(*OFFLINE, "--new-path", "/openai/v1", "--front-path", "openai", "--out", str(tmp_path))
     assert [parameters(tmp_path, name)["apiPath"] for name in ("v1", "front")] == ["openai/v1", "openai"]
     assert 'base_url="https://gw.example/openai/v1"' in (tmp_path / "README.md").read_text()
 

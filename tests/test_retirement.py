@@ -159,12 +159,12 @@ def test_days_left_counts_begun_ones(ago: int, left: int) -> None:
     assert days_left(Retirement(sunset=MIDNIGHT), MIDNIGHT - ago) == left
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 async def announcing(start_host: StartHost) -> Host:
     return await start_host(**ANNOUNCED, CORS_ORIGINS=APP_ORIGIN)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 async def over(start_host: StartHost) -> Host:
     return await start_host(**OVER)
 

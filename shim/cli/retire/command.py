@@ -41,7 +41,7 @@ def retire(
         bool, typer.Option("--internal", help="The service is in internal virtual network mode, if not read.")
     ] = False,
     origin: Annotated[list[str] | None, typer.Option(help="Web origin that may call. Repeatable.")] = None,
-    v1_path: Annotated[str, typer.Option(help="The v1 API's path, if not beside the legacy API's.")] = "",
+    new_path: Annotated[str, typer.Option(help="The v1 API's path, if not beside the legacy API's.")] = "",
     front_path: Annotated[str, typer.Option(help="The front API's path, likewise.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace files that were changed by hand.")] = False,
 ) -> None:
@@ -50,7 +50,7 @@ def retire(
     Nothing is deployed, and no key is read.
     """
 
-    paths = Paths(v1_path.strip("/"), front_path.strip("/"))
+    paths = Paths(new_path.strip("/"), front_path.strip("/"))
 
     async def work(settings: Settings, given: Dependencies) -> None:
         backend, origins = _url("--backend-url", backend_url), _origins(origin)
