@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make start` and `make test`. Neither needs root.
-.PHONY: start test test-asyncio test-runtimes check format lock package bench bench-quick figures clean
+.PHONY: start test test-asyncio test-runtimes fuzz soak check format lock package bench bench-quick figures clean
 
 VENV := .venv/bin
 PYTEST_ARGS ?=
@@ -20,6 +20,15 @@ test-runtimes: .venv/installed
 # On asyncio's own, which the worker has on Windows.
 test-asyncio: .venv/installed
 	@$(VENV)/python -m pytest --loop asyncio $(PYTEST_ARGS)
+
+# Random callers and upstreams from a seed, for five minutes: FUZZ_SECONDS, FUZZ_SEED. docs/robustness.md
+fuzz: .venv/installed
+	@$(VENV)/python -m tests.fuzz
+	@$(VENV)/python -m tests.fuzz.duplicates
+
+# Ten minutes of everything at once, over TLS: SOAK_SECONDS. What the worker holds must not grow.
+soak: .venv/installed
+	@$(VENV)/python -m tests.soak
 
 check: .venv/installed
 	@$(VENV)/ruff check .

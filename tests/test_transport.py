@@ -419,6 +419,13 @@ async def test_an_answer_that_does_not_end_is_no_clean_end(transport: Transport,
             await anext(reading)
 
 
+async def test_an_answer_that_breaks_along_with_its_head_is_none(ours: ShimTransport) -> None:
+    """Passed on, it would be an empty 500: the Functions host holds a head back until its body begins."""
+    async with peer(answering(CHUNKED + b"no size\r\n", hang=True)) as it, asyncio.timeout(PATIENCE):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await send(ours, "GET", it.origin, "/", [], b"")
+
+
 async def test_a_connection_is_used_again(transport: Transport) -> None:
     async with peer(answering(GOOD, CHUNKED + b"0\r\nx-t: 1\r\n\r\n", GOOD)) as it, asyncio.timeout(PATIENCE):
         assert await get(transport, it.origin) == (200, b"ok")

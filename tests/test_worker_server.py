@@ -68,6 +68,20 @@ async def test_connect_and_trace_are_refused_by_name_and_end_their_invocation(ho
     assert host.worker.under_way == latest
 
 
+async def test_what_is_not_http_ends_its_invocation_however_it_is_cut(host: Host) -> None:
+    raw = request("GET", "/v1/files", "no colon", key=KEY)
+    for cut in (10, raw.index(b"no colon"), raw.index(b"no colon") + 5):
+        invocation_id, ended = host.worker.invoke(function(host.worker), {})
+        sent = raw.replace(b"{id}", invocation_id.encode())
+        async with connect(host.worker.http_uri) as wire:
+            for piece in (sent[:cut], sent[cut:]):
+                await wire.send(piece)
+                await asyncio.sleep(0.02)  # or TCP would join them again
+            assert (await wire.answer()).status == 400
+        # Sooner than by the sweep.
+        assert "No http request found" in (await asyncio.wait_for(ended, 5) or "")
+
+
 async def test_a_body_that_breaks_its_framing_ends_its_invocation(host: Host) -> None:
     invocation_id, ended = host.worker.invoke(function(host.worker), {})
     async with connect(host.worker.http_uri) as wire:
@@ -75,6 +89,19 @@ async def test_a_body_that_breaks_its_framing_ends_its_invocation(host: Host) ->
         await wire.send(head.replace(b"{id}", invocation_id.encode()) + b"3\r\nabc\r\nnot-a-size\r\n")
         assert await wire.reader.read() == b""
     assert await asyncio.wait_for(ended, 10) is None
+
+
+async def test_a_pipelined_request_ends_both(host: Host) -> None:
+    """The host never sends one. Of two, only the last would be told that the caller has left."""
+    invocation_id, ended = host.worker.invoke(function(host.worker), {})
+    call = request("GET", "/v1/files", 'x-standin: {"delay": 60}', key=KEY).replace(
+        b"{id}", invocation_id.encode()
+    )
+    async with connect(host.worker.http_uri) as wire:
+        await wire.send(call)
+        await wire.send(call)
+        assert await asyncio.wait_for(wire.reader.read(), 5) == b""
+    await asyncio.wait_for(ended, 5)
 
 
 async def test_a_call_past_the_host_is_refused(host: Host) -> None:
@@ -213,6 +240,9 @@ class Recording:
     def close(self) -> None:
         self.written.append(b"<closed>")
 
+    def is_closing(self) -> bool:
+        return b"<closed>" in self.written
+
 
 def beginning() -> tuple[CoalescedStart, list[bytes]]:
     recording = Recording()
@@ -236,6 +266,17 @@ async def test_a_head_does_not_wait_for_a_body_that_is_still_to_come() -> None:
     answer.write(b"HTTP/1.1 200 OK\r\n\r\n")
     await asyncio.sleep(0)
     assert written == [b"HTTP/1.1 200 OK\r\n\r\n"]
+
+
+async def test_nothing_is_written_to_a_caller_who_has_left() -> None:
+    """uvloop's transports raise there, and asyncio's warn."""
+    answer, written = beginning()
+    answer.write(b"held")
+    answer.close()
+    answer.write(b"late")
+    await asyncio.sleep(0)
+    answer.write(b"later")
+    assert written == [b"held", b"<closed>"]
 
 
 async def test_nothing_that_was_written_is_lost_when_the_connection_closes() -> None:

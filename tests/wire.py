@@ -35,6 +35,8 @@ class Wire:
         self._parser = h11.Connection(h11.CLIENT)
 
     async def send(self, content: bytes) -> None:
+        if self.writer.is_closing():
+            raise ConnectionResetError("the server has closed")  # uvloop raises RuntimeError
         self.writer.write(content)
         await self.writer.drain()
 

@@ -106,6 +106,11 @@ class Exchange(httpx.AsyncByteStream):
     def is_far_ahead(self) -> bool:
         return self._size > _READ_AHEAD_BYTES
 
+    def raise_if_broken(self) -> None:
+        """What came together with the head has ended the response before anything of its body: that is no response."""
+        if self._error is not None and not self._pieces:
+            raise self._error
+
     # What the connection reports.
     def begin(self, status: int, headers: Headers) -> None:
         self.status, self.headers = status, headers

@@ -156,6 +156,7 @@ class ShimTransport(httpx.AsyncBaseTransport):
 async def _response_of(exchange: Exchange) -> httpx.Response:
     try:
         await exchange.answered
+        exchange.raise_if_broken()
     except BaseException:
         exchange.close()
         raise

@@ -1,0 +1,1 @@
+"""Random callers and random upstreams, from a seed: `make fuzz`. docs/robustness.md says what they look for."""

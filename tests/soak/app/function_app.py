@@ -1,0 +1,34 @@
+"""The app as it is deployed, and one more function that counts what its process holds."""
+
+import asyncio
+import gc
+import json
+import runpy
+import sys
+from collections import Counter
+from pathlib import Path
+
+import azure.functions as func
+
+_ROOT = Path(__file__).parents[3]
+sys.path.insert(0, str(_ROOT))
+app: func.FunctionApp = runpy.run_path(str(_ROOT / "function_app.py"))["app"]
+
+from starlette.requests import Request  # noqa: E402 - where the app's packages are is known only now
+from starlette.responses import Response  # noqa: E402
+
+from shim.upstream.connection import Connection  # noqa: E402
+
+
+@app.route(trigger_arg_name="request", route="soak", methods=["GET"])
+async def soak(request: Request) -> Response:
+    uncollected = sum(isinstance(found, Connection) for found in gc.get_objects())
+    gc.collect()
+    tasks = Counter(getattr(task.get_coro(), "__qualname__", "?") for task in asyncio.all_tasks())
+    counted = {
+        "tasks": tasks.total(),
+        "by coroutine": tasks,
+        "connections": uncollected,
+        "connections after collection": sum(isinstance(found, Connection) for found in gc.get_objects()),
+    }
+    return Response(json.dumps(counted), media_type="application/json")
