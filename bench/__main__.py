@@ -30,8 +30,11 @@ STOLEN = 0.05
 PACES = {"full": FULL, "short": SHORT, "quick": QUICK}
 # Its one start is measured: it takes many seconds.
 _SLOW_STARTERS = ("litellm",)
+_QUICK_PEERS = (
+    "direct", "nginx", "nginx-64k", "nginx-64k+tls", "floor", "shim", "shim+tls", "portkey", "litellm",
+)  # fmt: skip
 # Not for `quick`, unless asked for.
-_LONG = ("capacity", "abandoned", "workers")
+_LONG = ("json_256", "capacity", "abandoned", "workers")
 
 
 def main() -> int:
@@ -64,7 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--pace", choices=PACES, default="full", help="how long the measures take (default: full)"
     )
-    parser.add_argument("--peers", help="only these, with commas between")
+    parser.add_argument("--peers", help="only these, with commas between, or all; quick leaves some out")
     parser.add_argument(
         "--measures", help="only these, with commas: json_1, …, workers, cold, soak, abandoned, capacity"
     )
@@ -127,6 +130,7 @@ class Benchmark:
         self.versions: dict[str, str] = {}
         self.faults: list[str] = []
         self.stolen: list[float] = []
+        self.waited: list[float] = []
         self.rounds: dict[str, dict[str, list[Result]]] = {}
         self.workers: dict[str, Any] = {}
         self.cold_start: dict[str, list[float]] = {}
@@ -164,8 +168,9 @@ class Benchmark:
 
     def prepare(self) -> list[Peer]:
         peers = all_peers(self.options.loop)
-        if self.options.peers:
-            chosen = self.options.peers.split(",")
+        if self.options.peers or self.options.pace == "quick":
+            chosen = self.options.peers.split(",") if self.options.peers else list(_QUICK_PEERS)
+            chosen = list(peers) if chosen == ["all"] else chosen
             if unknown := set(chosen) - set(peers):
                 raise Failed(f"no such peer: {', '.join(unknown)}; there are {', '.join(peers)}")
             peers = {name: peer for name, peer in peers.items() if name in chosen}
@@ -229,6 +234,7 @@ class Benchmark:
             running.pause()
         self.rounds.setdefault(measure.name, {}).setdefault(running.peer.name, []).append(result)
         self.stolen.append(result["stolen"])
+        self.waited.append(result["waited"])
         where = f"round {number + 1}/{self.rounds_wanted}  {measure.name:12}  {running.peer.name:8}"
         self.say(f"{where}  {summary(measure, result)}")
         self.note_faults(f"{measure.name}, {running.peer.name}, round {number + 1}", result)
@@ -354,12 +360,8 @@ class Benchmark:
             "versions": {**environments.versions(), "peers": self.versions},
             "peers": peers,
             "missing": self.missing,
-            "stolen": {
-                "median": round(statistics.median(self.stolen), 3),
-                "most": round(max(self.stolen), 3),
-            }
-            if self.stolen
-            else None,
+            "stolen": shares(self.stolen),
+            "waited": shares(self.waited),
             "faults": self.faults,
             "goals": figures.goals(self.rounds, self.cold_start, self.soaks, self.capacity),
             "figures": {
@@ -394,11 +396,16 @@ def summary(measure: Measure, result: Result) -> str:
     told = next(((row, value) for row in rows if (value := row.figure(result))), None)
     words = f"{told[0].title.rpartition(': ')[2]}: {told[1]:,.1f}" if told else "nothing good came back"
     delay = f", p99 delay {result['delay']['p99']:.1f} ms" if result["delay"]["count"] else ""
-    return f"{words}{delay}, {measures.busy(result):.0%} of its core{disturbance(result['stolen'])}"
+    return f"{words}{delay}, {measures.busy(result):.0%} of its core{disturbance(result['stolen'], result['waited'])}"
 
 
-def disturbance(stolen: float) -> str:
-    return f", [red]{stolen:.0%} stolen by the host[/]" if stolen > STOLEN else ""
+def shares(found: list[float]) -> dict[str, float] | None:
+    return {"median": round(statistics.median(found), 3), "most": round(max(found), 3)} if found else None
+
+
+def disturbance(stolen: float, waited: float = 0.0) -> str:
+    kept = f", [red]{stolen:.0%} stolen by the host[/]" if stolen > STOLEN else ""
+    return kept + (f", [red]waited {waited:.0%} of the time for others[/]" if waited > STOLEN else "")
 
 
 def machine() -> dict[str, Any]:

@@ -28,6 +28,8 @@ from devhost.messages import PROTOS, Message, StatusResult, envelope, http_invoc
 async def run(folder: Path) -> None:
     # As the platform's worker does (devhost/worker.py).
     asyncio.get_running_loop().set_task_factory(InvocationTask.factory)
+    if vault := os.environ.get("BENCH_VAULT"):
+        lead_vaults_to(vault)
     started = await handle_event.worker_init_request(
         envelope(
             "worker_init_request",
@@ -82,16 +84,20 @@ async def stdin_closed() -> None:
 
 
 def lead_vaults_to(address: str) -> None:
-    """Resolves every vault's name to HOST:PORT, so that the SDK checks a name and a certificate as ever."""
-    host, port = address.split(":")
-    resolve = socket.getaddrinfo
+    """Resolves every vault's name to HOST:PORT, so that the SDK checks a name and a certificate as ever.
 
-    def resolved(name: Any, *arguments: Any, **options: Any) -> Any:
+    In the loop, since uvloop's does not ask Python's `socket`.
+    """
+    host, port = address.split(":")
+    loop = asyncio.get_running_loop()
+    resolve = loop.getaddrinfo
+
+    async def resolved(name: Any, *arguments: Any, **options: Any) -> Any:
         if str(name).endswith(".vault.azure.net"):
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, int(port)))]
-        return resolve(name, *arguments, **options)
+        return await resolve(name, *arguments, **options)
 
-    socket.getaddrinfo = resolved  # type: ignore[assignment]
+    loop.getaddrinfo = resolved  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":
@@ -101,8 +107,6 @@ if __name__ == "__main__":
     )
     app = Path(sys.argv[1]).resolve()
     sys.path.insert(0, str(app))
-    if vault := os.environ.get("BENCH_VAULT"):
-        lead_vaults_to(vault)
     if sys.argv[2] == "uvloop":
         import uvloop
 

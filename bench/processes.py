@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +153,8 @@ def _cpu(processes: list[psutil.Process]) -> float:
     return total
 
 
-def until_answered(port: int, request: bytes, process: Process, patience: float = 90) -> float:
-    """Sends the request until it is answered with 200; the seconds from the process's start to the first byte.
+def until_answered(port: int, request: Callable[[], bytes], process: Process, patience: float = 90) -> float:
+    """Sends a request until one is answered with 200; the seconds from the process's start to the first byte.
 
     Raises Failed.
     """
@@ -166,7 +166,7 @@ def until_answered(port: int, request: bytes, process: Process, patience: float 
             with socket.create_connection(
                 ("127.0.0.1", port), timeout=until - time.monotonic()
             ) as connection:
-                connection.sendall(request)
+                connection.sendall(request())
                 answer = connection.recv(65536)
                 arrived = time.perf_counter()
                 if answer.startswith(b"HTTP/1.1 200"):

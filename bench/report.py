@@ -28,6 +28,12 @@ def show(console: Console, report: Mapping[str, Any], rounds: Rounds) -> None:
             f"[red]disturbed:[/] the machine's host kept up to {stolen['most']:.0%} of its cores to itself (median of"
             f" the measures: {stolen['median']:.0%}); per measure it is in the JSON as `stolen`."
         )
+    waited = report["waited"]
+    if waited and waited["most"] > 0.05:
+        console.print(
+            f"[red]disturbed:[/] other processes kept a proxy waiting for its core for up to {waited['most']:.0%} of a"
+            f" measure (median: {waited['median']:.0%}); per measure it is in the JSON as `waited`."
+        )
     for name, reason in report["missing"].items():
         console.print(f"[bold red]missing:[/] {name}: {reason}")
     for fault in report["faults"]:

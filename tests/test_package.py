@@ -1,5 +1,6 @@
 """What is published is what runs, and all of it."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -46,18 +47,40 @@ async def published(unzipped: Path, python: Path, start_host: StartHost) -> Host
     return await start_host(unzipped, python=python)
 
 
+def sources(unzipped: Path) -> set[str]:
+    return {
+        file.relative_to(unzipped).as_posix()
+        for file in unzipped.rglob("*")
+        if file.is_file() and file.parent.name != "__pycache__"
+    }
+
+
+def test_each_module_brings_bytecode_that_python_uses_as_long_as_the_source_is_the_same(
+    unzipped: Path,
+) -> None:
+    modules = list(unzipped.rglob("*.py"))
+    compiled = {Path(importlib.util.cache_from_source(str(file))) for file in modules}
+    assert compiled == set(unzipped.rglob("*.pyc"))
+    for file in modules:
+        content = Path(importlib.util.cache_from_source(str(file))).read_bytes()
+        assert content[:4] == importlib.util.MAGIC_NUMBER
+        assert int.from_bytes(content[4:8], "little") == 0b11  # by hash, checked: PEP 552
+        assert content[8:16] == importlib.util.source_hash(file.read_bytes())
+
+
 def test_the_package_holds_what_runs_and_nothing_else(unzipped: Path) -> None:
     assert {entry.name for entry in unzipped.iterdir()} == {
         "function_app.py",
         "host.json",
         "requirements.txt",
         "shim",
+        "__pycache__",
     }
-    inside = {file.relative_to(unzipped).as_posix() for file in unzipped.rglob("*") if file.is_file()}
+    inside = sources(unzipped)
     assert not [
         name for name in inside if not name.endswith((".py", ".json", ".txt", ".html", ".js", ".css"))
     ]
-    assert not [name for name in inside if "__pycache__" in name or "settings.json" in name]
+    assert not [name for name in inside if "settings.json" in name]
     assert "shim/service.py" in inside
 
 
@@ -121,7 +144,7 @@ def test_core_tools_read_funcignore_as_git_would(unzipped: Path, boundary: str) 
         for path in here
         if not path.startswith(always) and not core_tools_ignore(path, boundary=boundary)
     }
-    assert left == {file.relative_to(unzipped).as_posix() for file in unzipped.rglob("*") if file.is_file()}
+    assert left == sources(unzipped)
 
 
 def test_the_same_files_make_the_same_package(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ type Result struct {
 	Delay      Quantiles      `json:"delay"`      // of an event, from upstream's sending to the client's reading
 	CPUSeconds float64        `json:"cpu_seconds"`
 	Stolen     float64        `json:"stolen"`     // the share of all cores that the machine's host kept
+	Waited     float64        `json:"waited"`     // the share of the time that the proxy waited for a core others had
 	MemoryMiB  []float64      `json:"memory_mib"` // before, after, and the peak between
 	Samples    []float64      `json:"samples"`    // of memory, each SampleEvery requests
 }
@@ -101,7 +102,7 @@ func run(spec *Spec) *Result {
 	ended := make(chan struct{})
 	go func() { running.Wait(); close(ended) }()
 	time.Sleep(time.Until(l.counting))
-	cpu, stolen := cpuSeconds(spec.Pids), stolenSeconds()
+	cpu, stolen, waited := cpuSeconds(spec.Pids), stolenSeconds(), waitedSeconds(spec.Pids)
 	select {
 	case <-ended:
 	case <-time.After(time.Until(l.end)):
@@ -109,6 +110,7 @@ func run(spec *Spec) *Result {
 	result := &Result{Errors: map[string]int{}, CPUSeconds: cpuSeconds(spec.Pids) - cpu}
 	result.Seconds = min(time.Since(l.counting), seconds(spec.Duration)).Seconds()
 	result.Stolen = (stolenSeconds() - stolen) / max(result.Seconds, 0.01) / float64(hostCores())
+	result.Waited = (waitedSeconds(spec.Pids) - waited) / max(result.Seconds, 0.01)
 	<-ended
 	result.MemoryMiB = []float64{before, memoryMiB(spec.Pids, "VmRSS"), memoryMiB(spec.Pids, "VmHWM")}
 	result.Samples = l.samples

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -43,6 +44,23 @@ func stolenSeconds() float64 {
 	}
 	ticks, _ := strconv.ParseInt(fields[8], 10, 64)
 	return float64(ticks) / ticksPerSecond
+}
+
+// waitedSeconds is how long the threads of these processes were ready to run while others had the core (the second field
+// of schedstat, in nanoseconds).
+func waitedSeconds(pids []int) float64 {
+	var nanoseconds int64
+	for _, pid := range pids {
+		threads, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/schedstat")
+		for _, thread := range threads {
+			schedstat, _ := os.ReadFile(thread)
+			if fields := strings.Fields(string(schedstat)); len(fields) > 1 {
+				waited, _ := strconv.ParseInt(fields[1], 10, 64)
+				nanoseconds += waited
+			}
+		}
+	}
+	return float64(nanoseconds) / 1e9
 }
 
 // memoryMiB sums a field of /proc/<pid>/status: VmRSS is the resident memory now, VmHWM the most there was.

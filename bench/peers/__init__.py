@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from bench.environments import python_of
 from bench.places import BENCH, CACHE, ROOT
@@ -97,7 +98,7 @@ class Running:
         )
         try:
             port = launch.port or urlsplit(process.line()).port or 0
-            seconds = until_answered(port, probe(peer, port, upstream), process)
+            seconds = until_answered(port, lambda: probe(peer, port, upstream), process)
         except BaseException:
             process.stop()
             raise
@@ -139,7 +140,7 @@ def probe(peer: Peer, port: int, upstream: Upstream) -> bytes:
     """A small chat completion as it goes over the wire."""
     lines = [f"POST {chat_path(peer)} HTTP/1.1", f"host: 127.0.0.1:{port}", *peer.headers(upstream)]
     if peer.invocation:
-        lines.append("x-ms-invocation-id: 00000000-0000-4000-8000-ffffffffffff")
+        lines.append(f"x-ms-invocation-id: {uuid4()}")
     lines += ["connection: close", f"content-length: {len(CHAT)}", "", CHAT]
     return "\r\n".join(lines).encode()
 
