@@ -199,6 +199,11 @@ ELSEWHERE = {
     "APIM_IMPORT_PRODUCTS": "test_keys_import.py",
     "APIM_IMPORT_APIS": "test_keys_import.py",
     "APIM_IMPORT_PRUNE": "test_keys_import.py",
+    "SHIM_DEPRECATED": "test_retirement.py",
+    "SHIM_SUNSET": "test_retirement.py",
+    "SHIM_SUNSET_LINK": "test_retirement.py",
+    "SHIM_AFTER_SUNSET": "test_retirement.py",
+    "SHIM_BROWNOUT": "test_retirement.py",
 }
 PLATFORMS = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsDisableHomepage"}
 
