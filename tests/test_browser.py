@@ -17,6 +17,7 @@ from devhost.standin import Received, Standin
 from tests import chromium, npm
 from tests.conftest import KEY, StartHost
 from tests.naive_tier import naive_tier
+from tests.test_retirement import present_brownout
 
 PAGES = Path(__file__).parent / "browser"
 # Chromium finds every name under localhost at the loopback address.
@@ -220,6 +221,14 @@ async def test_a_page_reads_the_announced_end_and_after_it_the_way_on(
     assert (outcome["error"], outcome["status"], outcome["code"]) == ("APIError", 410, "shim_retired")
     assert f"What to use in its place: {link}" in outcome["message"]
     assert outcome["link"] == f'<{link}>; rel="sunset"'
+
+    rehearsing = await start_host(
+        platform=CORE_TOOLS, **settings, SHIM_SUNSET="2099-12-31", SHIM_BROWNOUT=present_brownout()
+    )
+    outcome = await call(page, "chat", rehearsing.url)
+    assert (outcome["error"], outcome["status"], outcome["code"]) == ("APIError", 410, "shim_brownout")
+    assert outcome["link"] == f'<{link}>; rel="sunset"'
+    assert 0 < int(outcome["retryAfter"]) <= 1800
 
 
 @pytest.fixture(scope="session")

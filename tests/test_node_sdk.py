@@ -13,6 +13,7 @@ from devhost.host import Host
 from devhost.standin import Standin
 from tests.conftest import API_VERSION, KEY, StartHost
 from tests.test_operations_sdk import plain
+from tests.test_retirement import present_brownout
 
 FOLDER = Path(__file__).parent / "node"
 SCENARIOS = [
@@ -89,7 +90,9 @@ ENDS = {
 @pytest.fixture(scope="session")
 async def ends(node: str, start_host: StartHost) -> dict[str, Any]:
     """What Node sees of a response and of a stream, by how near the end of the shim is."""
-    hosts = {name: await start_host(**settings) for name, settings in ENDS.items()}
+    brownout = {**ENDS["announced"], "SHIM_SUNSET_LINK": LINK, "SHIM_BROWNOUT": present_brownout()}
+    ends = {**ENDS, "brownout": brownout}
+    hosts = {name: await start_host(**settings) for name, settings in ends.items()}
     return {
         name: json.loads(await run(node, "retired.mjs", URL=f"{host.url}/openai/v1", KEY=KEY))
         for name, host in hosts.items()
@@ -107,3 +110,13 @@ def test_node_raises_its_own_error_with_the_link_after_the_sunset(ends: dict[str
         assert (outcome["isApiError"], outcome["status"], outcome["code"]) == (True, 410, "shim_retired")
         assert f"What to use in its place: {LINK}" in outcome["message"]
         assert outcome["told"] == [None, "Sat, 31 Jan 2026 00:00:00 GMT", f'<{LINK}>; rel="sunset"']
+
+
+def test_node_raises_its_own_error_with_the_link_in_a_brownout(ends: dict[str, Any]) -> None:
+    assert len(ends["brownout"]) == 2
+    for outcome in ends["brownout"]:
+        assert (outcome["isApiError"], outcome["status"], outcome["code"]) == (True, 410, "shim_brownout")
+        assert f"What to use in its place: {LINK}" in outcome["message"]
+        assert outcome["told"] == [
+            *("@1769817600", "Thu, 31 Dec 2099 00:00:00 GMT", f'<{LINK}>; rel="sunset"')
+        ]

@@ -39,6 +39,11 @@ OVER = {
 }
 
 
+def present_brownout() -> str:
+    """The setting of a window that began five minutes ago and has 25 to go."""
+    return f"30m/day@{datetime.now(UTC) - timedelta(minutes=5):%H:%M}"
+
+
 def read(**given: str) -> Retirement:
     least = {"APIM_BASE_URL": "https://a.example/openai", "KEY_VAULT_URL": "https://v.vault.azure.net"}
     return Settings.from_environment({**least, **given}).retirement
@@ -248,8 +253,7 @@ async def test_after_the_sunset_a_page_may_read_why(over: Host, http: aiohttp.Cl
 
 
 async def test_a_brownout_is_refused_with_the_time_until_it_is_over(start_host: StartHost) -> None:
-    begun = datetime.now(UTC) - timedelta(minutes=5)
-    host = await start_host(**ANNOUNCED, SHIM_BROWNOUT=f"30m/day@{begun:%H:%M}")
+    host = await start_host(**ANNOUNCED, SHIM_BROWNOUT=present_brownout())
     async with client_of(host) as client:
         with pytest.raises(APIStatusError) as raised:
             await client.models.list()
