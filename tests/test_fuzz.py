@@ -6,8 +6,9 @@ import pytest
 
 from devhost.spawning import Loop
 from tests.fuzz.calls import base_call, tag, tags_in
-from tests.fuzz.campaign import SCENARIOS, started
+from tests.fuzz.campaign import started
 from tests.fuzz.mutations import MUTATIONS, mutate_bytes
+from tests.fuzz.scenarios import SCENARIOS
 from tests.fuzz.upstream import HOSTILE, SOUND, UNASKED, Asked
 from tests.soak.__main__ import started as soaking
 

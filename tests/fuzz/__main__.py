@@ -9,7 +9,8 @@ import time
 
 import uvloop
 
-from tests.fuzz.campaign import SCENARIOS, Failure, Round, Tally, started
+from tests.fuzz.campaign import Failure, Round, Tally, started
+from tests.fuzz.scenarios import SCENARIOS
 
 
 async def campaign(

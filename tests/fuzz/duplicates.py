@@ -16,7 +16,8 @@ from random import Random
 import uvloop
 
 from tests.fuzz.calls import KEYS, Call, tag, tags_in
-from tests.fuzz.campaign import SCENARIOS, Round, started
+from tests.fuzz.campaign import Round, started
+from tests.fuzz.scenarios import SCENARIOS
 from tests.fuzz.upstream import Asked, Script, Steps
 from tests.wire import Wire, connect
 
