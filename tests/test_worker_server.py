@@ -228,6 +228,22 @@ async def test_a_request_that_the_host_repeats_under_an_id_that_is_over_does_not
     assert b"sent this call twice" in again.body
 
 
+async def test_a_request_that_the_host_repeats_while_the_first_is_at_work_leaves_that_alone(host: Host) -> None:
+    invocation_id, ended = host.worker.invoke(function(host.worker), {})
+    call = request("GET", "/v1/files", 'x-standin: {"delay": 0.5}', key=KEY)
+    call = call.replace(b"{id}", invocation_id.encode())
+    async with connect(host.worker.http_uri) as first:
+        await first.send(call)
+        await asyncio.sleep(0.1)  # there is no sign of its arrival
+        again = await exchange(host.worker.http_uri, call)
+        assert again.status == 500
+        assert b"sent this call twice" in again.body
+        broken = await exchange(host.worker.http_uri, call.replace(b"host:", b"no colon"))
+        assert broken.status == 400
+        assert (await first.answer()).status == 200
+    assert await ended is None
+
+
 class Recording:
     """A transport's writes, each of which would be a packet."""
 

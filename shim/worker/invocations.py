@@ -32,25 +32,31 @@ class Invocations:
         self._coordinator: Any = coordinator or _coordinator()
         self._entries: dict[str, Any] = getattr(self._coordinator, "_context_references", {})
         self._half_arrived: set[str] = set()
+        self._begun: set[str] = set()
         self._over: OrderedDict[str, None] = OrderedDict()
+
+    def begin(self, invocation_id: str) -> bool:
+        """Whether this is the first request under that id, which is then to be released.
+
+        The host repeats a request whose response it could not use, or whose body it could not send, under its old id:
+        no invocation comes for it again, and the runtime would have both wait for the one response.
+        """
+        if invocation_id in self._begun or invocation_id in self._over:
+            return False
+        self._begun.add(invocation_id)
+        return True
 
     def release(self, invocation_id: str) -> None:
         """Forgets an invocation whose response is done, but for its id."""
+        self._begun.discard(invocation_id)
         self._entries.pop(invocation_id, None)
         self._over[invocation_id] = None
         if len(self._over) > _REMEMBERED:
             self._over.popitem(last=False)
 
-    def is_over(self, invocation_id: str) -> bool:
-        """Whether a request comes a second time.
-
-        The host repeats one whose response it could not use, under its old id, for which no invocation comes again.
-        """
-        return invocation_id in self._over
-
     async def refuse(self, invocation_id: str) -> None:
         """Ends an invocation whose HTTP request could not be understood; the runtime reports it as failed."""
-        if self._coordinator is None:
+        if self._coordinator is None or not self.begin(invocation_id):
             return
         self._coordinator.set_http_request(invocation_id, None)
         try:

@@ -50,7 +50,7 @@ class WebApp(base.WebApp):
         ids = values_of(scope["headers"], _INVOCATION_ID)
         if not ids or self._handle is None:
             response = refuse(InvalidRequest("This port is the Functions host's. Call the host instead."))
-        elif self.invocations.is_over(ids[0].decode("latin-1")):
+        elif not self.invocations.begin(ids[0].decode("latin-1")):
             response = refuse(InternalError("The Functions host sent this call twice. Try again."))
         else:
             invocation_id = ids[0].decode("latin-1")
