@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from shim.cli.retire.left import Caller, UsageRow, callers, summary, table
+from shim.cli.retire.query import left_query, rows_of
 from shim.settings import Settings
 from tests.conftest import KEY
 
@@ -94,3 +95,22 @@ def test_the_table_says_what_for() -> None:
     columns, lines = table(callers([row(scheme="bearer", is_page=True, calls=12345)], settings()))
     assert len(columns) == len(lines[0])
     assert lines == [["team-a", "12,345", "", "openai-python/2", "the key as Bearer; browsers (CORS)"]]
+
+
+def test_rows_of_log_analytics_are_divided_into_now_and_before() -> None:
+    found = {
+        "label": "team-a", "key_header": "bearer", "dialect": "v1", "client": "browser/5", "model": "gpt-4o",
+        "calls": 12.0, "is_before": False,
+    }  # fmt: skip
+    now, before = rows_of([found, {**found, "client": "openai-python/2", "calls": 3.0, "is_before": True}])
+    assert now == [row(scheme="bearer", dialect="v1", client="browser/5", is_page=True, calls=12)]
+    assert before == [row(scheme="bearer", dialect="v1", calls=3)]
+    [caller] = callers(now, settings(), before=before)
+    assert (caller.calls, caller.change) == (12, 9)
+
+
+def test_the_query_asks_for_both_periods_and_all_that_a_row_has() -> None:
+    query = left_query(30)
+    assert "ago(60d)" in query
+    assert "is_before = TimeGenerated <= ago(30d)" in query
+    assert "by label, key_header, dialect, client, model, is_before" in query
