@@ -3,21 +3,23 @@
 The Functions host drops what a worker logs outside an executing invocation (GrpcWorkerChannel.Log), and an invocation
 is over when its function returns: a fault at start, a response cut while it streams, trouble with the vault in the
 background would all be lost. Lines on stderr arrive always, as Host.Function.Console, with a level that the host
-guesses from their words (WorkerProcess.ParseErrorMessageAndLog).
+guesses from their words (WorkerProcess.ParseErrorMessageAndLog); so do lines on stdout, all of them as Information.
 """
 
 import logging
 import sys
 from typing import TextIO
 
+from shim.monitoring.call_log import LOGGER as CALLS
+
 # Ours, and those of others that tell what nobody else would: tasks that failed, requests that the server gave up on.
 _LOGGERS = ("shim", "asyncio", "uvicorn.error")
 _CHATTY = ("azure", "azure.functions", "uvicorn.error")
 
 
-def configure(stream: TextIO | None = None) -> None:
-    """Sends warnings and errors to `stream`, stderr by default, and keeps the runtime's three INFO lines a request, and
-    the Azure SDK's, off the bill.
+def configure(stream: TextIO | None = None, calls: TextIO | None = None) -> None:
+    """Sends warnings and errors to `stream`, by default stderr, what is told of calls to `calls`, by default stdout,
+    and keeps the runtime's three INFO lines a request, and the Azure SDK's, off the bill.
 
     Nor does a line look up its thread, process and task, which tell nothing here
     (https://docs.python.org/3/howto/logging.html#optimization).
@@ -31,6 +33,8 @@ def configure(stream: TextIO | None = None) -> None:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.propagate = False
+    logging.getLogger(CALLS).handlers[:] = [_CallHandler(calls or sys.stdout)]
+    logging.getLogger(CALLS).setLevel(logging.INFO)
 
 
 class Router(logging.Handler):
@@ -51,3 +55,11 @@ class Router(logging.Handler):
             self._stream.flush()
         except Exception:
             self.handleError(record)
+
+
+class _CallHandler(logging.StreamHandler[TextIO]):
+    """Information on calls; their warnings go the way of all warnings, to the logger above."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            super().emit(record)
