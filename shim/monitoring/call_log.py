@@ -3,6 +3,8 @@
 import json
 import logging
 import platform
+import time
+from collections.abc import Callable
 from dataclasses import fields
 
 from shim.monitoring.record import CallRecord
@@ -21,19 +23,38 @@ _LIBRARIES = (
     "httptools",
     "azure-keyvault-secrets",
 )
+# In a minute, of each process: 100 KB, or 4 GB a month at the worst.
+MAX_LINES = 300
+_MINUTE = 60.0
 # The caller's own doing: metrics count it.
 _CALLER_GONE = "caller_gone"
 
 
 class CallLog:
-    """Writes the calls that LOG_CALLS asks for: all, or those that were refused, failed or broke off."""
+    """Writes the calls that LOG_CALLS asks for: all, or those that were refused, failed or broke off.
 
-    def __init__(self, mode: LogCalls) -> None:
+    Strangers may not run up a bill: of `errors` no more than MAX_LINES a minute are written, and how many were not.
+    """
+
+    def __init__(self, mode: LogCalls, clock: Callable[[], float] = time.monotonic) -> None:
         self._mode = mode
+        self._clock = clock
+        self._since = clock()
+        self._written = 0
 
     def __call__(self, record: CallRecord) -> None:
-        if self._mode == "all" or (self._mode == "errors" and record.code not in ("", _CALLER_GONE)):
+        is_error = record.code not in ("", _CALLER_GONE)
+        if self._mode == "all" or (self._mode == "errors" and is_error and self._is_in_bounds()):
             log.log(_level(record), "call %s", line(record))
+
+    def _is_in_bounds(self) -> bool:
+        now = self._clock()
+        if now - self._since >= _MINUTE:
+            if self._written > MAX_LINES:
+                log.warning("%d calls with errors got no line: metrics count them", self._written - MAX_LINES)
+            self._since, self._written = now, 0
+        self._written += 1
+        return self._written <= MAX_LINES
 
 
 def line(record: CallRecord) -> str:

@@ -33,8 +33,14 @@ def configure(stream: TextIO | None = None, calls: TextIO | None = None) -> None
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.propagate = False
-    logging.getLogger(CALLS).handlers[:] = [_CallHandler(calls or sys.stdout)]
-    logging.getLogger(CALLS).setLevel(logging.INFO)
+    told = logging.StreamHandler(calls or sys.stdout)
+    told.addFilter(lambda record: record.levelno < logging.WARNING)
+    warned = Router(stream or sys.stderr)
+    warned.setLevel(logging.WARNING)
+    of_calls = logging.getLogger(CALLS)
+    of_calls.handlers[:] = [told, warned]
+    of_calls.propagate = False
+    of_calls.setLevel(logging.INFO)
 
 
 class Router(logging.Handler):
@@ -55,11 +61,3 @@ class Router(logging.Handler):
             self._stream.flush()
         except Exception:
             self.handleError(record)
-
-
-class _CallHandler(logging.StreamHandler[TextIO]):
-    """Information on calls; their warnings go the way of all warnings, to the logger above."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno < logging.WARNING:
-            super().emit(record)

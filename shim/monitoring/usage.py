@@ -9,6 +9,8 @@ _MARKER = b'"usage"'
 _BLANKS = b" \t\r\n"
 # `usage` with all its details has some 400 bytes, indented some 800.
 _MAX_BYTES = 4096
+# With those inside it: `prompt_tokens_details` and the like.
+_MAX_OBJECTS = 16
 # Chat completions and embeddings say `prompt` and `completion`, all later APIs `input` and `output`.
 _NAMES = (("input", "output"), ("prompt", "completion"))
 
@@ -76,6 +78,8 @@ class UsageReader:
         end = _end_of_object(following)
         if end is None:
             return None
+        if end == 0:
+            return after
         try:
             found = Usage.of(json.loads(following[:end]))
         except ValueError:
@@ -85,16 +89,18 @@ class UsageReader:
 
 
 def _end_of_object(text: bytes) -> int | None:
-    """Where the object ends with which `text` begins; usages hold no strings with braces."""
-    depth = 0
-    for at, byte in enumerate(text):
-        if byte == 0x7B:
-            depth += 1
-        elif byte == 0x7D:
-            depth -= 1
-            if depth == 0:
-                return at + 1
-    return None
+    """Where the object ends with which `text` begins: None if that is still to come, 0 if it is no usage.
+
+    Usages hold no strings with braces.
+    """
+    end = 0
+    for _ in range(_MAX_OBJECTS):
+        end = text.find(b"}", end) + 1
+        if not end:
+            return None
+        if text.count(b"{", 0, end) == text.count(b"}", 0, end):
+            return end
+    return 0
 
 
 def _beginning(chunk: bytes) -> bytes:
