@@ -56,6 +56,7 @@ PURE = {
     "call.model_in_form", "call.model_in_json", "call.operations", "call.parse", "call.paths", "call.query",
     "call.rewrite", "call.routes", "call.splice", "cors", "headers", "settings.origins", "settings.retirement",
     "monitoring.clients", "monitoring.counts", "monitoring.operation", "monitoring.usage",
+    "cli.usage.query", "cli.usage.report",
 }  # fmt: skip
 INPUT_OUTPUT = {
     "asyncio",
