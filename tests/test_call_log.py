@@ -27,7 +27,7 @@ async def test_a_refusal_has_one_line_that_says_what_was_asked_for(host: Host) -
     assert told.pop("ms") >= 0
     assert told == {
         "request_id": request_id,
-        "operation": "GET /files/{id}",
+        "operation": "GET /files/…",
         "status": 401,
         "code": "invalid_api_key",
         "received": 0,

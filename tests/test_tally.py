@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import tracemalloc
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,9 @@ class Answers:
         if self.fails:
             raise KeyStoreUnavailable("not now")
         return self._known.get(digest)
+
+    async def digest_pages(self) -> AsyncIterator[Sequence[str]]:
+        yield list(self._known)
 
     async def warm(self) -> None: ...
     async def check(self) -> None: ...

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from starlette.types import Message, Receive
 
-from shim.headers import Headers, named
+from shim.headers import Headers, values_of
 from shim.monitoring.clients import client_of
 from shim.monitoring.counts import Process
 from shim.monitoring.usage import Usage, UsageReader
@@ -63,10 +63,10 @@ class CallRecord:
         """The head of upstream's response has come."""
         self.status = status
         self.head = self._meter.clock()
-        kind = next(iter(named(headers, b"content-type")), b"").lower()
+        kind = next(iter(values_of(headers, b"content-type")), b"").lower()
         self.is_stream = kind.startswith(b"text/event-stream")
         textual = self.is_stream or kind.startswith(b"application/json")
-        if self.has_usage and textual and status < 300 and not named(headers, b"content-encoding"):
+        if self.has_usage and textual and status < 300 and not values_of(headers, b"content-encoding"):
             self._usage = UsageReader()
 
     def passed(self, chunk: bytes) -> None:
