@@ -418,6 +418,16 @@ module domain 'modules/domain.bicep' = if (!empty(customDomain)) {
   }
 }
 
+module workbook 'modules/workbook.bicep' = {
+  name: 'workbook'
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    workspaceId: monitoring.outputs.workspaceId
+  }
+}
+
 module alerts 'modules/alerts.bicep' = if (alertsEnabled) {
   name: 'alerts'
   scope: group
@@ -439,6 +449,7 @@ output AZURE_RESOURCE_GROUP string = group.name
 output AZURE_FUNCTION_NAME string = app.outputs.name
 output KEY_VAULT_NAME string = vault.outputs.name
 output KEY_VAULT_URL string = vault.outputs.url
+output LOG_ANALYTICS_WORKSPACE_ID string = monitoring.outputs.workspaceGuid
 output SHIM_URL string = app.outputs.url
 output SHIM_OPENAI_BASE_URL string = '${callersUrl}/openai/v1'
 output SHIM_BOUND_DOMAIN string = customDomain

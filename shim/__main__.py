@@ -5,6 +5,7 @@ import typer
 from shim.cli.doctor.command import doctor
 from shim.cli.keys import command as keys
 from shim.cli.retire.command import retire
+from shim.cli.usage.command import usage
 
 app = typer.Typer(
     name="shim",
@@ -15,6 +16,7 @@ app = typer.Typer(
 )
 app.command()(doctor)
 app.command()(retire)
+app.command()(usage)
 app.add_typer(keys.app, name="keys")
 
 

@@ -17,43 +17,50 @@ from shim.answer.upstream_errors import clarify_error
 from shim.auth import authenticate
 from shim.call.body import open_body
 from shim.call.caller import Caller
-from shim.call.parse import parse
+from shim.call.parse import Call, parse
 from shim.call.rewrite import rewrite
 from shim.call.routes import find_route, model_use
 from shim.call.spool import SpoolSpace
 from shim.cors import Cors
 from shim.errors import InternalError, ShimError, describe_defect
 from shim.keys.store import KeyStore
+from shim.monitoring.operation import operation_name
+from shim.monitoring.record import CallRecord, Meter
 from shim.settings import Settings
 from shim.settings.retirement import Retirement
 from shim.upstream.client import Upstream
 
 log = logging.getLogger("shim")
 
-type Handler = Callable[[Request, bytes], Awaitable[Response]]
+type Handler = Callable[[Request, CallRecord], Awaitable[Response]]
+
+_UNMETERED = Meter()
 
 
-async def answer(request: Request, cors: Cors, retirement: Retirement, handle: Handler) -> Response:
+async def answer(
+    request: Request, cors: Cors, retirement: Retirement, handle: Handler, meter: Meter = _UNMETERED
+) -> Response:
     """The response to any request, with CORS headers; a refusal is a response too, in OpenAI's shape.
 
     Whatever it is, it carries what has been announced about the end of the shim.
 
-    `handle` is given the request and its id, for the log.
+    `handle` is given the request, and the record of the call, which `meter` has begun.
     """
     request_id = _request_id(request)
+    record = meter.begin(request.headers.raw, request_id)
     try:
         if preflight := cors.preflight(request.method, request.headers):
             return respond(204, preflight)
-        response = await handle(request, request_id)
+        response = await handle(request, record)
     except ShimError as error:
-        level = logging.WARNING if error.status >= 500 else logging.INFO
-        log.log(level, "refused: %d %s request_id=%s", error.status, error.code, request_id.decode())
+        record.refused(error.status, error.code)
         response = refuse(error, also=[(b"x-request-id", request_id)])
     except Exception as defect:
         log.error("defect: %s request_id=%s", describe_defect(defect), request_id.decode())
         failure = InternalError(
             "The shim failed on this call. Its operator finds why in the log, by the request id."
         )
+        record.refused(failure.status, failure.code)
         response = refuse(failure, also=[(b"x-request-id", request_id)])
     announced = announce(response.raw_headers, retirement)
     response.raw_headers = cors.decorate(announced, request.headers.get("origin"))
@@ -69,23 +76,23 @@ class Shim:
         self._upstream = upstream
         self._spool_space = SpoolSpace(settings.max_body_bytes)
 
-    async def forward(self, request: Request, request_id: bytes) -> Response:
+    async def forward(self, request: Request, record: CallRecord) -> Response:
         """Sends the call on to the APIM API. Raises ShimError for what it refuses."""
-        settings, received = self._settings, request.headers.raw
+        settings, received, request_id = self._settings, request.headers.raw, record.request_id
         if refused := refusal(settings.retirement, time.time()):
             raise refused
         call = parse(request.method, request.scope["raw_path"], request.scope["query_string"], received)
+        use = model_use(call, settings)
+        _note_call(record, call, unread=use == "unread")
         principal = await authenticate(received, self._keys, settings.user_token_header)
-        caller = Caller(request.receive)
+        record.label, record.scheme = principal.subscription.label, principal.scheme
+        caller = Caller(record.watching(request.receive))
         body = await open_body(
-            received,
-            caller,
-            model=model_use(call, settings),
-            max_bytes=settings.max_body_bytes,
-            space=self._spool_space,
+            received, caller, model=use, max_bytes=settings.max_body_bytes, space=self._spool_space
         )
         try:
             route = find_route(call, body.model, settings)
+            record.model = route.model or route.deployment or record.model
             body.replace_model(route.new_model)
             upstream_request = rewrite(call, route, received, principal, body, request_id, settings)
             response = await self._upstream.send(upstream_request, caller)
@@ -105,14 +112,17 @@ class Shim:
             log.warning(
                 "headers dropped, as the host takes ASCII only: %s request_id=%s", names, request_id.decode()
             )
-        log.info(
-            "%s %s -> %d subscription=%s scheme=%s dialect=%s request_id=%s",
-            call.method, call.path, response.status,
-            principal.subscription.label, principal.scheme, call.dialect, request_id.decode(),
-        )  # fmt: skip
-        return StreamedResponse(
-            response, kept, caller, heartbeat=settings.sse_heartbeat, request_id=request_id.decode()
-        )
+        record.answered(response.status, kept)
+        return StreamedResponse(response, kept, caller, heartbeat=settings.sse_heartbeat, record=record)
+
+
+def _note_call(record: CallRecord, call: Call, *, unread: bool) -> None:
+    """What the call asks for; of its path only the operation, since the rest may hold names of people and files."""
+    record.dialect = call.dialect
+    record.operation = operation_name(call.method, call.operation)
+    record.has_model = unread and call.has_model_in_body
+    # Stored responses and runs say their usage again each time they are read.
+    record.has_usage = call.deployment_place is not None and call.method == "POST"
 
 
 def _request_id(request: Request) -> bytes:

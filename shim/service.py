@@ -15,7 +15,10 @@ from shim.errors import Misconfigured
 from shim.keys import open_key_store
 from shim.keys.admin.importing import import_keys
 from shim.monitoring import health
+from shim.monitoring.call_log import announce
+from shim.monitoring.exporting import Telemetry
 from shim.monitoring.health import Check, Readiness
+from shim.monitoring.record import CallRecord, Meter
 from shim.settings import Settings, SettingsError
 from shim.upstream.choice import choose_transport, open_transport
 from shim.upstream.client import Upstream
@@ -34,7 +37,9 @@ class Service:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._shim: Shim | None = None
         self._settings: Settings | None = None
-        self._warming: asyncio.Task[None] | None = None
+        self._telemetry = Telemetry(Meter())
+        # Kept, since the event loop itself keeps tasks weakly.
+        self._background: list[asyncio.Task[None] | None] = []
         try:
             settings = Settings.from_environment(environ)
         except SettingsError as error:
@@ -56,8 +61,9 @@ class Service:
             self._cors = Cors.of(settings)
             self._retirement = settings.retirement
             self._settings = settings
-            keys = open_key_store(settings)
             upstream = _open_upstream(settings, environ)
+            self._telemetry = Telemetry.of(settings, connections=lambda: upstream.connections)
+            keys = open_key_store(settings, process=self._telemetry.meter.process)
             self._shim = Shim(settings, keys, upstream)
             self._readiness = Readiness(
                 [
@@ -73,7 +79,8 @@ class Service:
                 warnings=settings.warnings if settings.readyz_details else _without_values(settings.warnings),
                 also=self._retirement_report,
             )
-            self._warming = _in_background(keys.warm())
+            work = (keys.warm(), self._telemetry.run(), asyncio.to_thread(announce, settings))
+            self._background = [_in_background(each) for each in work]
 
     @property
     def import_schedule(self) -> str | None:
@@ -88,7 +95,7 @@ class Service:
 
     async def proxy(self, request: Request) -> Response:
         handle = self._shim.forward if self._shim else _misconfigured
-        return await answer(request, self._cors, self._retirement, handle)
+        return await answer(request, self._cors, self._retirement, handle, self._telemetry.meter)
 
     async def healthz(self, request: Request) -> Response:
         return await answer(request, self._cors, self._retirement, health.alive)
@@ -132,7 +139,7 @@ def _open_upstream(settings: Settings, environ: Mapping[str, str]) -> Upstream:
     )
 
 
-async def _misconfigured(_: Request, __: bytes) -> Response:
+async def _misconfigured(_: Request, __: CallRecord) -> Response:
     raise Misconfigured(
         "The shim's settings are incomplete or wrong. Its operator finds them at /readyz and in the log."
     )

@@ -17,12 +17,13 @@ from tests.conftest import ROOT
 LAYERS = [
     {"headers"},
     {"errors", "settings"},
+    {"monitoring"},
     {"cors", "keys"},
     {"auth"},
     {"call"},
     {"upstream"},
     {"answer"},
-    {"app", "monitoring", "worker"},
+    {"app", "worker"},
     {"service", "cli"},
     {"function_app", "__main__"},
 ]
@@ -33,9 +34,12 @@ PLACES = {
     "azure.functions": {"function_app"},
     "azurefunctions": {"worker.extension", "worker.server"},
     "azure_functions_runtime": {"worker.invocations"},
-    "azure.identity": {"keys.azure"},
+    "azure.identity": {"keys.azure", "monitoring.exporting", "cli.usage"},
     "azure.keyvault": {"keys"},
-    "azure.core": {"keys.azure", "cli.doctor"},
+    "azure.core": {"keys.azure", "cli.doctor", "cli.usage", "monitoring.exporting"},
+    "azure.monitor.opentelemetry": {"monitoring.exporting"},
+    "azure.monitor.query": {"cli.usage"},
+    "opentelemetry": {"monitoring.exporting", "monitoring.points"},
     "azure.mgmt": {"keys.azure"},
     "typer": {"cli", "__main__"},
     "rich": {"cli"},
@@ -51,6 +55,8 @@ PURE = {
     "answer.apim_errors", "answer.head", "answer.models", "answer.retirement", "call.json_top_level",
     "call.model_in_form", "call.model_in_json", "call.operations", "call.parse", "call.paths", "call.query",
     "call.rewrite", "call.routes", "call.splice", "cors", "headers", "settings.origins", "settings.retirement",
+    "monitoring.clients", "monitoring.counts", "monitoring.operation", "monitoring.usage",
+    "cli.usage.query", "cli.usage.report",
 }  # fmt: skip
 INPUT_OUTPUT = {
     "asyncio",
@@ -164,6 +170,9 @@ print(json.dumps([name for name, module in sys.modules.items() if module]))
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    unwanted = ("typer", "rich", "shim.cli", "azure.core", "azure.identity", "azure.keyvault", "azure.mgmt")
+    unwanted = (
+        "typer", "rich", "shim.cli", "azure.core", "azure.identity", "azure.keyvault", "azure.mgmt",
+        "azure.monitor", "opentelemetry",
+    )  # fmt: skip
     prefixes = tuple(f"{name}." for name in unwanted)
     assert [name for name in json.loads(done.stdout) if f"{name}.".startswith(prefixes)] == []

@@ -16,10 +16,16 @@ PLATFORM = tomllib.loads((ROOT / "tests/data/platform-names.toml").read_text())
 
 # What of the platform's the shim reads, and why.
 READ_ON_PURPOSE = {
+    "APPLICATIONINSIGHTS_CONNECTION_STRING": "where the host sends its telemetry, and we our metrics",
     "AZURE_CLIENT_ID": "which managed identity to be, as azure-identity's own credentials read it",
     "CORS_ALLOWED_ORIGINS": "the site's own list of origins, where CORS_ORIGINS is not set",
     "CORS_SUPPORT_CREDENTIALS": "what goes with that list",
     "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "above it the host answers itself: MAX_BODY_BYTES has to be below",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "where metrics go by OTLP; the host sends logs and spans there in its own OTel mode",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "the same, for metrics alone",
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "whether the receiver wants totals or what is new",
+    "OTEL_METRIC_EXPORT_INTERVAL": "how often metrics are sent",
+    "OTEL_SDK_DISABLED": "turns metrics off",
     "WEBSITE_INSTANCE_ID": "tells that this is Azure",
     "WEBSITE_POD_NAME": "tells that this is Azure",
     "WEBSITE_SITE_NAME": "tells that this is Azure",
@@ -27,6 +33,16 @@ READ_ON_PURPOSE = {
 
 # Read by shim/upstream/choice.py, as curl and httpx read them.
 PROXIES = {"ALL_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+
+# Set by shim/monitoring/exporting.py for Azure Monitor's exporter: it is to tell nobody about itself.
+SET_FOR_LIBRARIES = {
+    "APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED",
+    "APPLICATIONINSIGHTS_SDKSTATS_DISABLED",
+    "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL",
+}
+
+# Read by commands of operators alone, who are told its value by azd.
+READ_BY_COMMANDS = {"LOG_ANALYTICS_WORKSPACE_ID"}
 
 # How names of environment variables are written here; a name in code that reads so is taken for one.
 _NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+|MODELS")
@@ -103,12 +119,12 @@ def is_the_platforms(name: str) -> bool:
     )
 
 
-OURS = sorted((read_by_settings() | named_in_code()) - READ_ON_PURPOSE.keys())
+OURS = sorted((read_by_settings() | named_in_code()) - READ_ON_PURPOSE.keys() - SET_FOR_LIBRARIES)
 
 
 def test_every_setting_is_found() -> None:
     """The two ways of finding them agree: none is read under a name put together, none is named without being read."""
-    assert read_by_settings() | PROXIES == named_in_code()
+    assert read_by_settings() | PROXIES | SET_FOR_LIBRARIES | READ_BY_COMMANDS == named_in_code()
     assert {"APIM_BASE_URL", "MODELS", "CORS_ORIGINS", "CORS_CREDENTIALS", "KEY_VAULT_URL"} <= set(OURS)
 
 

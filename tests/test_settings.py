@@ -145,7 +145,8 @@ def test_the_sample_settings_are_valid_and_complete() -> None:
     asked = Asked(values)
     Settings.from_environment(asked)
     platforms = {"CORS_ALLOWED_ORIGINS", "CORS_SUPPORT_CREDENTIALS", "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"}
-    read = {name for name in asked.names if not name.startswith("WEBSITE_")} - platforms
+    elsewhere = ("WEBSITE_", "OTEL_", "APPLICATIONINSIGHTS_")
+    read = {name for name in asked.names if not name.startswith(elsewhere)} - platforms
     assert read == set(values) - {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsDisableHomepage"}
 
 

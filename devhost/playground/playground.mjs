@@ -35,6 +35,7 @@ async function showAnswer(url) {
         model: element("model").value,
         messages: [{ role: "user", content: element("message").value }],
         stream: true,
+        stream_options: { include_usage: true },
       }),
     });
   } catch {
@@ -52,12 +53,18 @@ async function showAnswer(url) {
   }
   try {
     let pieces = 0;
-    for await (const piece of readPieces(response.body)) {
+    let first = "";
+    let tokens = "";
+    for await (const { usage, choices } of readEvents(response.body)) {
+      first ||= seconds();
+      if (usage) tokens = `, ${usage.prompt_tokens} tokens in and ${usage.completion_tokens} out`;
+      const piece = choices?.[0]?.delta?.content;
+      if (!piece) continue;
       pieces += 1;
       if (pieces === 1) say("status", `first piece after ${seconds()}`);
       element("answer").append(piece);
     }
-    say("status", `${response.status}, ${pieces} pieces in ${seconds()}`, "good");
+    say("status", `${response.status}, first event after ${first}, ${pieces} pieces in ${seconds()}${tokens}`, "good");
   } catch {
     say("status", `broke off after ${seconds()}`, "bad");
   }
@@ -73,8 +80,8 @@ async function readError(response) {
   }
 }
 
-/** The text in a stream of chat completion chunks (server-sent events). */
-async function* readPieces(body) {
+/** The chunks in a stream of chat completion chunks (server-sent events). */
+async function* readEvents(body) {
   let rest = "";
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   for (let read = await reader.read(); !read.done; read = await reader.read()) {
@@ -82,8 +89,7 @@ async function* readPieces(body) {
     rest = lines.pop();
     for (const line of lines) {
       if (!line.startsWith("data:") || line.endsWith("[DONE]")) continue;
-      const piece = JSON.parse(line.slice(5)).choices[0]?.delta?.content;
-      if (piece) yield piece;
+      yield JSON.parse(line.slice(5));
     }
   }
 }

@@ -1,4 +1,4 @@
-// Alert rules over the logs: what an operator wants to be told of before callers tell them.
+// Alert rules over the metrics: what an operator wants to be told of before callers tell them.
 
 @description('What makes names unique.')
 @minLength(5)
@@ -16,26 +16,31 @@ param workspaceId string
 @description('Mail address that alerts go to; empty for none.')
 param email string
 
+// Metrics, which are not sampled: docs/observability.md says what each is.
 var rules = [
   {
     name: '5xx-rate'
     title: 'More than 5 % of calls answered with 5xx'
     severity: 1
-    query: 'AppRequests | summarize calls = sum(ItemCount), failed = sumif(ItemCount, toint(ResultCode) >= 500) | where calls > 20 and failed * 100 > calls * 5'
+    query: 'AppMetrics | where Name == "gen_ai.server.request.duration" | extend status = tostring(Properties["apim_shim.status_class"]) | summarize calls = sum(ItemCount), failed = sumif(ItemCount, status == "5xx") | where calls > 20 and failed * 100 > calls * 5'
   }
   {
     name: 'vault-failures'
     title: 'Subscription keys could not be checked'
     severity: 1
-    // What the worker prints outside an invocation arrives by its console, and the host guesses the level from the words
-    // (azure-functions-host, WorkerProcess.ParseErrorMessageAndLog).
-    query: 'AppTraces | where Message has "Key Vault" and (SeverityLevel >= 3 or tostring(Properties.Category) == "Host.Function.Console") | summarize failures = sum(ItemCount) | where failures > 5'
+    query: 'AppMetrics | where Name == "apim_shim.vault.duration" and isnotempty(tostring(Properties["error.type"])) | summarize failures = sum(ItemCount) | where failures > 5'
   }
   {
     name: '401-storm'
     title: 'Many calls with keys that are not good'
     severity: 2
-    query: 'AppRequests | where ResultCode == "401" | summarize refused = sum(ItemCount) | where refused > 300'
+    query: 'AppMetrics | where Name == "gen_ai.server.request.duration" and tostring(Properties["error.type"]) in ("invalid_api_key", "malformed_api_key", "missing_api_key") | summarize refused = sum(ItemCount) | where refused > 300'
+  }
+  {
+    name: 'slow-first-event'
+    title: 'Streams wait more than 20 s for their first event'
+    severity: 2
+    query: 'AppMetrics | where Name == "gen_ai.server.time_to_first_token" | summarize streams = sum(ItemCount), seconds = sum(Sum) | where streams > 10 and seconds > streams * 20'
   }
 ]
 

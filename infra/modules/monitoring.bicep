@@ -45,4 +45,5 @@ resource insights 'Microsoft.Insights/components@2020-02-02' = {
 }
 
 output workspaceId string = workspace.id
+output workspaceGuid string = workspace.properties.customerId
 output insightsName string = insights.name

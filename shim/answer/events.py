@@ -20,6 +20,7 @@ class EventStream:
     """Knows where in the stream it is, so that a heartbeat never falls into the middle of an event."""
 
     def __init__(self, send: Send) -> None:
+        self.beats = 0
         self._send = send
         self._tail = b"\n\n"
         self._lock = asyncio.Lock()
@@ -43,6 +44,7 @@ class EventStream:
             if self._tail.endswith(_EVENT_ENDS) and not self._lock.locked():
                 async with self._lock:
                     await self._send({"type": "http.response.body", "body": _HEARTBEAT, "more_body": True})
+                self.beats += 1
             silence = interval
             self._sent_at = loop.time()
 

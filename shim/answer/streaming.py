@@ -1,7 +1,6 @@
 """Upstream's response, sent to the caller as it arrives."""
 
 import asyncio
-import logging
 from contextlib import suppress
 
 from starlette.responses import Response
@@ -11,15 +10,14 @@ from shim.answer.events import EventStream, is_event_stream
 from shim.call.caller import Caller
 from shim.errors import CallerGone, UpstreamFailed
 from shim.headers import Headers
+from shim.monitoring.record import CallRecord
 from shim.upstream.client import UpstreamResponse
-
-log = logging.getLogger("shim")
 
 
 class StreamedResponse(Response):
     """An ASGI response that owns the upstream response it relays, and closes it whatever happens.
 
-    `heartbeat` is in seconds. `request_id` is the one in the log: upstream may have given the response its own.
+    `heartbeat` is in seconds. `record` ends with the response.
     """
 
     def __init__(
@@ -29,7 +27,7 @@ class StreamedResponse(Response):
         caller: Caller,
         *,
         heartbeat: float,
-        request_id: str,
+        record: CallRecord,
     ) -> None:
         self.status_code = upstream.status
         self.raw_headers = headers
@@ -37,10 +35,11 @@ class StreamedResponse(Response):
         self._upstream = upstream
         self._caller = caller
         self._heartbeat = heartbeat
-        self._request_id = request_id
+        self._record = record
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """If upstream dies, the response stays unfinished: the server then cuts the connection, for all to see."""
+        code = reason = ""
         try:
             with self._caller.cancelling():
                 await send(
@@ -51,16 +50,18 @@ class StreamedResponse(Response):
                 else:
                     await self._send_body(send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except CallerGone:
-            pass  # nobody is left to tell
+        except CallerGone as gone:
+            code = gone.code  # nobody is left to tell
         except UpstreamFailed as error:
-            log.warning("response cut: %s request_id=%s", error, self._request_id)
+            code, reason = error.code, str(error)
         finally:
+            self._record.end(code, reason)
             await self._upstream.close()
 
     async def _send_body(self, send: Send) -> None:
         async for chunk in self._upstream:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._record.passed(chunk)
 
     async def _send_with_heartbeats(self, send: Send) -> None:
         """The body of server-sent events, long silences filled with heartbeats."""
@@ -72,3 +73,4 @@ class StreamedResponse(Response):
             beating.cancel()
             with suppress(asyncio.CancelledError):
                 await beating
+            self._record.heartbeats(events.beats)

@@ -13,6 +13,7 @@ from shim.keys.scan import ScanKeyStore
 from shim.keys.store import KeyStore
 from shim.keys.subscription import Subscription, digest_of
 from shim.keys.vault import VaultKeyStore
+from shim.monitoring.counts import Process
 from shim.settings import Settings
 
 # Seconds for one call that no request waits for: the Azure CLI alone may take five for a token.
@@ -25,10 +26,11 @@ def open_key_store(
     secrets: VaultSecrets | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    process: Process | None = None,
 ) -> KeyStore:
     """The key store that the settings describe. Connects to nothing and imports no SDK until its first call.
 
-    `secrets` stands in for the settings' vault.
+    `secrets` stands in for the settings' vault. Lookups are counted in `process`.
     """
     if settings.key_vault_url is None:
         return LocalKeyStore(_local_subscriptions(settings))
@@ -51,6 +53,7 @@ def open_key_store(
         stale=settings.key_cache_stale,
         clock=clock,
         now=now,
+        process=process,
     )
 
 

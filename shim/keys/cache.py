@@ -16,6 +16,7 @@ from shim.keys.limits import Budget, Outage
 from shim.keys.listing import Listing
 from shim.keys.store import ListableKeyStore
 from shim.keys.subscription import Subscription
+from shim.monitoring.counts import Process
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +93,10 @@ class CachedKeyStore:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         max_known: int = MAX_KNOWN,
         max_unknown: int = MAX_UNKNOWN,
+        process: Process | None = None,
     ) -> None:
         self._store = store
+        self._process = process or Process()
         self._ttl = ttl
         self._stale = max(ttl, stale)
         self._clock = clock
@@ -126,11 +129,22 @@ class CachedKeyStore:
         if not known.subscription.is_valid_at(self._now()):
             return None
         self._known.move_to_end(digest)
+        self._process.lookups["cached" if at < known.fresh_until else "stale"] += 1
         return known.subscription
 
     async def find(self, digest: str) -> Subscription | None:
         """As KeyStore.find."""
-        return self.peek(digest) or await self._ask(digest)
+        if known := self.peek(digest):
+            return known
+        try:
+            found = await self._ask(digest)
+        except KeyStoreUnavailable:
+            if stale := self.peek(digest):
+                return stale
+            self._process.lookups["unavailable"] += 1
+            raise
+        self._process.lookups["vault" if found else "refused"] += 1
+        return found
 
     async def warm(self) -> None:
         """As KeyStore.warm."""
@@ -168,8 +182,6 @@ class CachedKeyStore:
         outcome = KeyStoreUnavailable(UNAVAILABLE) if lookup.cancelled() else lookup.result()
         if not isinstance(outcome, KeyStoreUnavailable):
             return outcome
-        if stale := self.peek(digest):
-            return stale
         # A new one for every caller: an exception that is raised twice keeps the frames of both.
         raise KeyStoreUnavailable(outcome.message, retry_after=outcome.retry_after)
 
@@ -228,10 +240,13 @@ class CachedKeyStore:
         try:
             found = await self._store.find(digest)
         except KeyStoreUnavailable as failure:
+            self._process.vault_call(self._clock() - at, failure.code)
             return self._fail(failure)
         except Exception as defect:
             log.error("looking up a key failed: %s", describe_defect(defect))
+            self._process.vault_call(self._clock() - at, "defect")
             return self._fail(KeyStoreUnavailable(UNAVAILABLE, retry_after=RETRY_AFTER_DEFECT))
+        self._process.vault_call(self._clock() - at)
         self._outage.end()
         if found is not None and found.is_valid_at(self._now()):
             self._remember_known(digest, found, at)

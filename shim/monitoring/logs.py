@@ -3,21 +3,23 @@
 The Functions host drops what a worker logs outside an executing invocation (GrpcWorkerChannel.Log), and an invocation
 is over when its function returns: a fault at start, a response cut while it streams, trouble with the vault in the
 background would all be lost. Lines on stderr arrive always, as Host.Function.Console, with a level that the host
-guesses from their words (WorkerProcess.ParseErrorMessageAndLog).
+guesses from their words (WorkerProcess.ParseErrorMessageAndLog); so do lines on stdout, all of them as Information.
 """
 
 import logging
 import sys
 from typing import TextIO
 
+from shim.monitoring.call_log import LOGGER as CALLS
+
 # Ours, and those of others that tell what nobody else would: tasks that failed, requests that the server gave up on.
 _LOGGERS = ("shim", "asyncio", "uvicorn.error")
 _CHATTY = ("azure", "azure.functions", "uvicorn.error")
 
 
-def configure(stream: TextIO | None = None) -> None:
-    """Sends warnings and errors to `stream`, stderr by default, and keeps the runtime's three INFO lines a request, and
-    the Azure SDK's, off the bill.
+def configure(stream: TextIO | None = None, calls: TextIO | None = None) -> None:
+    """Sends warnings and errors to `stream`, by default stderr, what is told of calls to `calls`, by default stdout,
+    and keeps the runtime's three INFO lines a request, and the Azure SDK's, off the bill.
 
     Nor does a line look up its thread, process and task, which tell nothing here
     (https://docs.python.org/3/howto/logging.html#optimization).
@@ -31,6 +33,14 @@ def configure(stream: TextIO | None = None) -> None:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.propagate = False
+    told = logging.StreamHandler(calls or sys.stdout)
+    told.addFilter(lambda record: record.levelno < logging.WARNING)
+    warned = Router(stream or sys.stderr)
+    warned.setLevel(logging.WARNING)
+    of_calls = logging.getLogger(CALLS)
+    of_calls.handlers[:] = [told, warned]
+    of_calls.propagate = False
+    of_calls.setLevel(logging.INFO)
 
 
 class Router(logging.Handler):

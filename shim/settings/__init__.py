@@ -8,7 +8,7 @@ from shim.settings.origins import OriginPattern
 from shim.settings.reader import APIS, Api, Reader
 from shim.settings.retirement import NOT_RETIRING, Retirement, read_retirement
 
-__all__ = ["Api", "Settings", "SettingsError"]
+__all__ = ["Api", "LogCalls", "Settings", "SettingsError"]
 
 MIB = 1024 * 1024
 # The host refuses a larger body itself, with an empty 500 (azure-functions-host, EnvironmentSettingNames). Ours is
@@ -39,6 +39,10 @@ _APIM_RESOURCE_ID = (
 )
 # https://learn.microsoft.com/azure/azure-functions/functions-bindings-timer#ncrontab-expressions, with seconds.
 _SCHEDULE = r"[0-9*/,\-]+( +[0-9A-Za-z*/,\-]+){5}"
+
+type LogCalls = Literal["all", "errors", "none"]
+
+_LOG_CALLS: dict[str, LogCalls] = {"all": "all", "errors": "errors", "none": "none"}
 
 # Dedicated and Premium plans set the first, Consumption and Flex Consumption the others.
 _SET_ONLY_IN_AZURE = ("WEBSITE_INSTANCE_ID", "WEBSITE_POD_NAME", "WEBSITE_SITE_NAME")
@@ -130,6 +134,31 @@ class Settings:
 
     azure_client_id: str | None = _setting(lambda read: read.text("AZURE_CLIENT_ID") or None)
     readyz_details: bool = _setting(lambda read: read.flag("READYZ_DETAILS"))
+    log_calls: LogCalls = _setting(lambda read: read.choice("LOG_CALLS", _LOG_CALLS, "errors"))
+    # Names of OpenTelemetry's and of Azure Monitor's own, with their meanings:
+    # https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+    applicationinsights_connection_string: str | None = _setting(
+        lambda read: read.text("APPLICATIONINSIGHTS_CONNECTION_STRING") or None, secret=True
+    )
+    otel_exporter_otlp_endpoint: str | None = _setting(
+        lambda read: (
+            read.text("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+            or read.text("OTEL_EXPORTER_OTLP_ENDPOINT")
+            or None
+        ),
+        secret=True,
+    )
+    otel_metrics_temporality: Literal["cumulative", "delta"] = _setting(
+        lambda read: read.choice(
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+            {"cumulative": "cumulative", "delta": "delta", "lowmemory": "delta"},
+            "cumulative",
+        )
+    )
+    otel_metric_export_interval: float = _setting(
+        lambda read: read.number("OTEL_METRIC_EXPORT_INTERVAL", 60_000, least=10) / 1000
+    )
+    otel_sdk_disabled: bool = _setting(lambda read: read.flag("OTEL_SDK_DISABLED"))
     azure_resource_manager_url: str = _setting(
         lambda read: read.url("AZURE_RESOURCE_MANAGER_URL", https_only=True) or AZURE_RESOURCE_MANAGER_URL
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from functools import lru_cache
 
 import httpx
@@ -79,6 +80,12 @@ class Upstream:
         self._transport = transport
         self._first_byte_timeout = first_byte_timeout
         self._timeouts = httpx.Timeout(None, connect=connect_timeout, read=idle_timeout or None).as_dict()
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """What has become of connections since the start, where the transport counts them."""
+        counts = getattr(self._transport, "counts", None)
+        return {} if counts is None else asdict(counts)
 
     async def send(self, request: UpstreamRequest, caller: Caller) -> UpstreamResponse:
         """Sends the request, body as it arrives, and waits for the head of the response.

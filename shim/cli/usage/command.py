@@ -1,0 +1,102 @@
+"""`python -m shim usage`."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from shim.cli import output
+from shim.cli.local_settings import environment
+from shim.cli.usage.query import usage_query
+from shim.cli.usage.report import Line, lines_of, short, sparkline
+from shim.cli.usage.workspace import WorkspaceError, ask, open_client
+
+if TYPE_CHECKING:
+    from azure.monitor.query import LogsQueryClient
+
+_NO_ANSWER, _USAGE = 1, 2
+_WORKSPACE = "LOG_ANALYTICS_WORKSPACE_ID"
+
+
+def usage(
+    context: typer.Context,
+    days: Annotated[int, typer.Option(min=1, max=730, help="How far to look back.")] = 30,
+    label: Annotated[str | None, typer.Option(help="Only calls with this label.")] = None,
+    workspace: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help=f"Id of the Log Analytics workspace, a GUID. [{_WORKSPACE}]"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
+) -> None:
+    """Show who called: calls, errors and tokens by label, with the clients they use.
+
+    Exit code 1 if the workspace gave no answer, 2 if none was named.
+    """
+    asked = workspace or environment().get(_WORKSPACE)
+    if not asked:
+        _end(
+            f"say which workspace: give --workspace, or set {_WORKSPACE}"
+            f" ('azd env get-value {_WORKSPACE}' shows it)",
+            _USAGE,
+        )
+    open_: Callable[[], LogsQueryClient] = context.obj or open_client
+    try:
+        lines = lines_of(ask(open_(), asked, usage_query(days, label), days))
+    except (WorkspaceError, ValueError) as error:
+        _end(str(error), _NO_ANSWER)
+    if json:
+        output.print_json([line.described() for line in lines])
+    elif as_csv:
+        _print_csv(lines)
+    elif lines:
+        _print_table(lines, days)
+    else:
+        typer.echo(f"No calls in the last {days} days.", err=True)
+
+
+def _print_table(lines: list[Line], days: int) -> None:
+    now = datetime.now(UTC)
+    output.print_table(
+        ["label", "calls", "err.", "in/out", "last", "clients", f"{days} days"],
+        [
+            [
+                line.label,
+                short(line.calls),
+                short(line.errors),
+                f"{short(line.input)}/{short(line.output)}",
+                f"{line.last_call:%m-%d}" if line.last_call else "",
+                "\n".join([*sorted(line.clients), " ".join(sorted(line.key_headers | line.dialects))]),
+                sparkline(line.at, days, now),
+            ]
+            for line in lines
+        ],
+    )
+
+
+def _print_csv(lines: list[Line]) -> None:
+    described = [line.described() for line in lines]
+    writer = csv.DictWriter(sys.stdout, list(Line("").described()))
+    writer.writeheader()
+    for each in described:
+        writer.writerow(
+            {
+                name: " ".join(value) if isinstance(value, list) else _inert(value)
+                for name, value in each.items()
+            }
+        )
+
+
+def _inert(value: object) -> object:
+    """A label that begins like a formula is one for a spreadsheet."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+
+
+def _end(reason: str, code: int) -> NoReturn:
+    typer.echo(f"Error: {reason}", err=True)
+    raise typer.Exit(code)

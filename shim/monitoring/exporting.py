@@ -1,0 +1,206 @@
+"""Sends what was added up, once a minute, from a thread: to Azure Monitor, to an OTLP receiver, or to both.
+
+OpenTelemetry is imported there and nowhere else, when there is something to send for the first time: more than a second
+of imports, which no cold start waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Self
+
+from shim.errors import describe_defect
+from shim.monitoring.call_log import CallLog
+from shim.monitoring.counts import Process
+from shim.monitoring.record import Meter, Sink
+from shim.monitoring.tally import Key, Series, Tally
+from shim.settings import Settings
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+    from opentelemetry.sdk.metrics.export import MetricExporter, MetricsData
+    from opentelemetry.sdk.resources import Resource
+
+log = logging.getLogger("shim")
+
+# Azure Monitor's exporter tells Microsoft about itself, and asks for remote configuration, unless these say no.
+_QUIET = (
+    "APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED",
+    "APPLICATIONINSIGHTS_SDKSTATS_DISABLED",
+    "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL",
+)
+
+
+class Destination:
+    """One receiver, and what it has not been given yet: what could not be sent goes with the next export.
+
+    A `cumulative` receiver is given the totals since the start, as Prometheus wants them; others what is new.
+    """
+
+    def __init__(self, name: str, open_exporter: Callable[[], MetricExporter], *, cumulative: bool) -> None:
+        self.name = name
+        self._open = open_exporter
+        self._exporter: MetricExporter | None = None
+        self._cumulative = cumulative
+        self._tally = Tally()
+        self._process = Process()
+        self._process.starts = 0
+        self._since = time.time_ns()
+        self._failing = False
+
+    def export(self, calls: dict[Key, Series], process: Process) -> None:
+        """Adds what is new, and sends it all. Blocks; never raises."""
+        self._tally.merge(calls)
+        self._process.merge(process)
+        try:
+            self._send()
+        except Exception as defect:
+            self._fail(describe_defect(defect))
+
+    def _send(self) -> None:
+        from shim.monitoring.points import Span, of_calls, of_process
+
+        if self._exporter is None:
+            self._exporter = self._open()
+        now = time.time_ns()
+        span, resource = Span(self._since, now, self._cumulative), _resource()
+        for keys, data in list(of_calls(self._tally.series, span, resource)):
+            if not self._deliver(data):
+                return
+            for key in () if self._cumulative else keys:
+                del self._tally.series[key]
+        if self._deliver(of_process(self._process, span, resource)) and not self._cumulative:
+            self._process.take()
+            self._since = now
+
+    def _deliver(self, data: MetricsData) -> bool:
+        from opentelemetry.sdk.metrics.export import MetricExportResult
+
+        assert self._exporter is not None
+        if self._exporter.export(data) is not MetricExportResult.SUCCESS:
+            self._fail("it did not take them")
+            return False
+        if self._failing:
+            log.warning("metrics reach %s again; nothing was lost meanwhile", self.name)
+            self._failing = False
+        return True
+
+    def _fail(self, reason: str) -> None:
+        """Said once for each outage: the same line each minute would tell nothing new."""
+        if not self._failing:
+            log.warning("metrics cannot be sent to %s (%s); they are kept and sent later", self.name, reason)
+        self._failing = True
+
+
+class Telemetry:
+    """A meter, and where it is exported to; without destinations nothing is added up.
+
+    `connections` gives the totals since the start of what has become of connections to upstream.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        tally: Tally | None = None,
+        destinations: Sequence[Destination] = (),
+        *,
+        interval: float = 60,
+        connections: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        self.meter = meter
+        self._tally = tally or Tally()
+        self._destinations = destinations
+        self._interval = interval
+        self._connections = connections
+        self._seen: Counter[str] = Counter()
+
+    @classmethod
+    def of(cls, settings: Settings, *, connections: Callable[[], Mapping[str, int]] = dict) -> Self:
+        """As the settings say."""
+        tally, destinations = Tally(), destinations_of(settings)
+        sinks: list[Sink] = [CallLog(settings.log_calls), *([tally.add] if destinations else [])]
+        return cls(
+            Meter(sinks),
+            tally,
+            destinations,
+            interval=settings.otel_metric_export_interval,
+            connections=connections,
+        )
+
+    async def run(self) -> None:
+        """Exports for ever, each `interval` seconds."""
+        while self._destinations:
+            await asyncio.sleep(self._interval)
+            await self.export()
+
+    async def export(self) -> None:
+        """Sends what has come since the last time, from a thread of its own; an idle instance sends nothing."""
+        if not self._tally.series and not self.meter.process.streams:
+            return
+        totals = Counter(self._connections())
+        self.meter.process.connections.update(totals - self._seen)
+        self._seen = totals
+        calls, process = self._tally.take(), self.meter.process.take()
+        await asyncio.to_thread(self._export, calls, process)
+
+    def _export(self, calls: dict[Key, Series], process: Process) -> None:
+        for destination in self._destinations:
+            destination.export(calls, process)
+
+
+def destinations_of(settings: Settings) -> list[Destination]:
+    """Where the settings say that metrics go. Imports nothing, connects to nothing."""
+    if settings.otel_sdk_disabled:
+        return []
+    found = []
+    if settings.applicationinsights_connection_string:
+        found.append(Destination("Azure Monitor", lambda: _open_azure_monitor(settings), cumulative=False))
+    if settings.otel_exporter_otlp_endpoint:
+        cumulative = settings.otel_metrics_temporality == "cumulative"
+        found.append(Destination("the OTLP receiver", _open_otlp, cumulative=cumulative))
+    return found
+
+
+def _open_azure_monitor(settings: Settings) -> MetricExporter:
+    for name in _QUIET:
+        os.environ.setdefault(name, "true")
+    from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
+
+    return AzureMonitorMetricExporter(
+        connection_string=settings.applicationinsights_connection_string,
+        credential=_credential(settings),
+        # What could not be sent is kept in memory, in one form for all destinations, and not on the disk as well.
+        disable_offline_storage=True,
+        max_envelopes_per_second=0,
+    )
+
+
+def _credential(settings: Settings) -> TokenCredential:
+    from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
+
+    if settings.in_azure:
+        return ManagedIdentityCredential(client_id=settings.azure_client_id)
+    return DefaultAzureCredential(managed_identity_client_id=settings.azure_client_id)
+
+
+def _open_otlp() -> MetricExporter:
+    """The exporter reads OTEL_EXPORTER_OTLP_* itself: endpoint, headers, compression, certificates, timeout."""
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+    return OTLPMetricExporter()
+
+
+def _resource() -> Resource:
+    """The site and the instance, as the host names them in its own telemetry, unless OTEL_RESOURCE_ATTRIBUTES does."""
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    site = os.environ.get("WEBSITE_SITE_NAME", "apim-openai-shim")
+    instance = os.environ.get("WEBSITE_POD_NAME") or os.environ.get("WEBSITE_INSTANCE_ID") or platform.node()
+    named = Resource({"service.name": site, "service.instance.id": instance})
+    return named.merge(OTELResourceDetector().detect())

@@ -1,0 +1,246 @@
+"""Metrics from calls over real sockets, through the worker and the real exporters, to receivers that decode them."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from openai import AsyncAzureOpenAI, AsyncOpenAI
+
+from devhost.host import Host
+from devhost.standin import Received, Standin
+from tests.conftest import API_VERSION, KEY, StartHost
+from tests.support.telemetry_doubles import TOKEN, Receiver, receiving
+from tests.wire import connect, exchange, request
+
+CALLS = "gen_ai.server.request.duration"
+TOKENS = "gen_ai.client.token.usage"
+type Running = tuple[Host, Receiver, Receiver]
+
+
+@pytest.fixture(scope="module")
+async def running(start_host: StartHost, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    async with receiving(tmp_path_factory.mktemp("telemetry")) as (otlp, insights, settings):
+        host = await start_host(
+            **settings, OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta", SSE_HEARTBEAT="0.05"
+        )
+        yield host, otlp, insights
+
+
+async def test_calls_are_told_apart_by_all_that_is_known_of_them(running: Running) -> None:
+    host, otlp, insights = running
+    async with AsyncOpenAI(base_url=f"{host.url}/openai/v1", api_key=KEY) as client:
+        await client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}])
+    for receiver in (otlp, insights):
+        [point] = await receiver.until(CALLS, operation="POST /chat/completions", key_header="bearer")
+        assert dict(point.attributes) == {
+            "apim_shim.subscription": "team-a",
+            "apim_shim.operation": "POST /chat/completions",
+            "gen_ai.request.model": "gpt-4o",
+            "apim_shim.status_class": "2xx",
+            "apim_shim.key_header": "bearer",
+            "apim_shim.dialect": "v1",
+            "apim_shim.client": "openai-python/3",
+        }
+        assert point.count == 1
+        assert 0 < point.value < 10
+        [head] = await receiver.until("apim_shim.time_to_head", key_header="bearer")
+        assert 0 < head.value <= point.value
+    assert set(insights.authorizations) == {f"Bearer {TOKEN}"}
+
+
+async def test_refusals_are_counted_by_their_code_and_made_up_models_as_other(running: Running) -> None:
+    host, otlp, insights = running
+    await exchange(host.url, request("GET", "/v1/models", key="x" * 32))
+    async with AsyncAzureOpenAI(
+        azure_endpoint=host.url, api_key=KEY, api_version=API_VERSION, max_retries=0
+    ) as client:
+        for _ in range(3):
+            with pytest.raises(Exception, match=r"404|NotFound"):
+                await client.embeddings.create(model=f"made-up-{uuid.uuid4()}", input="x")
+    for receiver in (otlp, insights):
+        [unknown] = await receiver.until(CALLS, type="invalid_api_key")
+        assert unknown.has(status_class="4xx", operation="GET /models", subscription="", model="")
+        points = await receiver.until(CALLS, 3, operation="POST /embeddings")
+        assert {point.attributes["gen_ai.request.model"] for point in points} == {"other"}
+        assert all(point.has(key_header="api-key", dialect="legacy", status_class="4xx") for point in points)
+
+
+async def test_streams_tell_their_first_event_their_bytes_and_that_they_are_in_flight(
+    running: Running, standin: Standin
+) -> None:
+    host, otlp, insights = running
+    request_id, gate = str(uuid.uuid4()), asyncio.Event()
+
+    async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(upstream)
+        await response.write(b"data: 1\n\n")
+        await gate.wait()
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    standin.answers[request_id] = answer
+    body = b'{"model": "gpt-4o", "stream": true, "messages": []}'
+    async with connect(host.url) as wire:
+        await wire.send(
+            request(
+                "POST",
+                "/v1/chat/completions",
+                f"x-request-id: {request_id}",
+                "user-agent: curl/8.1",
+                body=body,
+                key=KEY,
+            )
+        )
+        await wire.head()
+        for receiver in (otlp, insights):
+            while not [p for p in receiver.points if p.name == "apim_shim.streams" and p.value == 1]:
+                receiver.arrived.clear()
+                await receiver.arrived.wait()
+            await receiver.until("apim_shim.heartbeats", 0)
+        gate.set()
+        while await wire.chunk() is not None:
+            pass
+    for receiver in (otlp, insights):
+        [first] = await receiver.until("gen_ai.server.time_to_first_token", client="curl/8")
+        [whole] = await receiver.until(CALLS, client="curl/8")
+        assert 0 < first.value < whole.value
+        await receiver.until("apim_shim.io", 2, client="curl/8")
+        assert receiver.total("apim_shim.io", client="curl/8", direction="receive") == len(body)
+        assert receiver.total("apim_shim.io", client="curl/8", direction="transmit") == len(
+            b"data: 1\n\ndata: [DONE]\n\n"
+        )
+        await receiver.until("apim_shim.usage.absent", client="curl/8")
+        await receiver.until("apim_shim.heartbeats")
+
+
+async def test_callers_who_leave_early_are_counted_as_such(running: Running, standin: Standin) -> None:
+    host, otlp, insights = running
+    request_id, started = str(uuid.uuid4()), asyncio.Event()
+
+    async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(upstream)
+        await response.write(b"data: 1\n\n")
+        started.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    standin.answers[request_id] = answer
+    body = b'{"model": "gpt-4o", "stream": true, "messages": []}'
+    async with connect(host.url) as wire:
+        await wire.send(
+            request("POST", "/v1/chat/completions", f"x-request-id: {request_id}", body=body, key=KEY)
+        )
+        await wire.head()
+        await started.wait()
+        wire.abort()
+    for receiver in (otlp, insights):
+        [point] = await receiver.until(CALLS, type="caller_gone")
+        assert point.has(status_class="2xx", model="gpt-4o")
+
+
+async def test_what_concerns_the_process_is_counted_too(running: Running) -> None:
+    host, otlp, insights = running
+    await exchange(host.url, request("GET", "/v1/models", key=KEY))
+    for receiver in (otlp, insights):
+        await receiver.until("apim_shim.starts")
+        assert receiver.total("apim_shim.starts") == 1
+        await receiver.until("apim_shim.upstream.connections", connection="opened")
+        await receiver.until("apim_shim.upstream.connections", connection="reused")
+
+
+MESSAGES: list[Any] = [{"role": "user", "content": "What is the weather in Paris, and why?"}]
+TOOL: Any = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"usage": {"type": "string"}}}},
+}  # fmt: skip
+
+
+def _chat(usage: Any) -> tuple[int, int]:
+    return usage.prompt_tokens, usage.completion_tokens
+
+
+def _new(usage: Any) -> tuple[int, int]:
+    return usage.input_tokens, usage.output_tokens
+
+
+async def _plain_chat(client: AsyncOpenAI, **more: Any) -> tuple[int, int]:
+    done = await client.chat.completions.create(model="gpt-4o", messages=MESSAGES, **more)
+    return _chat(done.usage)
+
+
+async def _streamed_chat(client: AsyncOpenAI, **more: Any) -> tuple[int, int]:
+    stream = await client.chat.completions.create(
+        model="gpt-4o", messages=MESSAGES, stream=True, stream_options={"include_usage": True}, **more
+    )
+    return _chat([chunk.usage async for chunk in stream][-1])
+
+
+async def _response(client: AsyncOpenAI) -> tuple[int, int]:
+    return _new((await client.responses.create(model="gpt-4o", input="Why?")).usage)
+
+
+async def _streamed_response(client: AsyncOpenAI) -> tuple[int, int]:
+    stream = await client.responses.create(model="gpt-4o", input="Why?", stream=True)
+    [last] = [event async for event in stream if event.type == "response.completed"]
+    return _new(last.response.usage)
+
+
+async def _embedding(client: AsyncOpenAI) -> tuple[int, int]:
+    done = await client.embeddings.create(model="text-embedding-3-small", input=["one", "two words"])
+    return done.usage.prompt_tokens, 0
+
+
+async def _image(client: AsyncOpenAI) -> tuple[int, int]:
+    return _new((await client.images.generate(model="gpt-image-1", prompt="A cat")).usage)
+
+
+WAYS = {
+    "chat": (_plain_chat, {}),
+    "chat-streamed": (_streamed_chat, {}),
+    "chat-tools": (_plain_chat, {"tools": [TOOL]}),
+    "chat-tools-streamed": (_streamed_chat, {"tools": [TOOL]}),
+    "responses": (_response, {}),
+    "responses-streamed": (_streamed_response, {}),
+    "embeddings": (_embedding, {}),
+    "images": (_image, {}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_tokens_are_those_that_the_official_client_reports(
+    running: Running, way: str, openai: AsyncOpenAI
+) -> None:
+    host, otlp, insights = running
+    call, more = WAYS[way]
+    # A client of its own in the series, so that its tokens stand alone.
+    major = str(list(WAYS).index(way))
+    async with AsyncOpenAI(
+        base_url=f"{host.url}/openai/v1",
+        api_key=KEY,
+        default_headers={"x-stainless-lang": "go", "x-stainless-package-version": major},
+    ) as client:
+        into, out = await call(client, **more)
+    assert into > 0
+    for receiver in (otlp, insights):
+        await receiver.until(TOKENS, client=f"openai-go/{major}", type="input")
+        assert receiver.total(TOKENS, client=f"openai-go/{major}", type="input") == into
+        assert receiver.total(TOKENS, client=f"openai-go/{major}", type="output") == out
+        assert receiver.total("apim_shim.usage.absent", client=f"openai-go/{major}") == 0
+
+
+async def test_what_could_not_be_sent_is_sent_later(running: Running) -> None:
+    host, _, insights = running
+    insights.fails = True
+    insights.refused.clear()
+    for _ in range(4):
+        await exchange(host.url, request("GET", "/v1/models", "user-agent: okhttp/4", key=KEY))
+    await asyncio.wait_for(insights.refused.wait(), 30)
+    assert insights.total(CALLS, client="okhttp/4") == 0
+    insights.fails = False
+    points = await insights.until(CALLS, 4, client="okhttp/4")
+    assert sum(point.count for point in points) == 4

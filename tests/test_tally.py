@@ -1,0 +1,210 @@
+"""What metrics take of memory and time, whatever callers send; and tokens, however their bytes are cut."""
+
+import itertools
+import json
+import random
+import tracemalloc
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shim.errors import KeyStoreUnavailable
+from shim.keys.cache import CachedKeyStore
+from shim.keys.subscription import Subscription
+from shim.monitoring.clients import MAX_MAJOR, NAMES, client_of
+from shim.monitoring.counts import Process
+from shim.monitoring.record import CallRecord, Meter
+from shim.monitoring.tally import MAX_LABELS, MAX_MODELS, MAX_SERIES, OTHER, Tally
+from shim.monitoring.usage import Usage, UsageReader
+
+CLIENTS = [f"openai-python/{major}" for major in range(20)]
+
+
+def record(meter: Meter, **values: Any) -> CallRecord:
+    made = meter.begin([], b"id")
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_a_million_calls_take_no_more_memory_than_the_first_of_them() -> None:
+    """500 labels, 50 models, 20 clients: half a million combinations."""
+    tally = Tally()
+    meter = Meter([tally.add])
+    chance = random.Random(1)
+    sizes, most = [], 0
+    tracemalloc.start()
+    for number in range(1_000_000):
+        record(
+            meter, label=f"team-{chance.randrange(500)}", operation="POST /chat/completions", scheme="bearer",
+            model=f"model-{chance.randrange(50)}", client=chance.choice(CLIENTS), status=200, dialect="v1",
+        ).end()  # fmt: skip
+        if number % 100_000 == 99_999:
+            sizes.append(tracemalloc.get_traced_memory()[0])
+            most = max(most, len(tally.series))
+        if number == 499_999:
+            kept = tally.take()
+            assert sum(series.duration.count for series in kept.values()) == 500_000
+            del kept
+    tracemalloc.stop()
+    assert most == MAX_SERIES + 500  # what is over is counted by label and status class
+    assert max(sizes) - min(sizes) < 200_000, sizes
+    assert max(sizes) < 6_000_000, sizes
+    assert sum(series.duration.count for series in tally.series.values()) == 500_000
+
+
+def test_labels_and_models_that_never_end_become_other() -> None:
+    tally = Tally()
+    meter = Meter([tally.add])
+    for number in range(5_000):
+        record(meter, label=f"label-{number}", model=f"model-{number}", status=200).end()
+    assert len({key.label for key in tally.series}) == MAX_LABELS + 1
+    assert len({key.model for key in tally.series}) == MAX_MODELS + 1
+    assert OTHER in {key.label for key in tally.series} & {key.model for key in tally.series}
+    for number in range(5_000):
+        record(meter, label="label-0", model=f"refused-{number}", status=404).end()
+    assert {key.model for key in tally.series if key.status == "4xx"} == {OTHER}
+
+
+@pytest.mark.parametrize(
+    ("headers", "client"),
+    [
+        ({"x-stainless-lang": "python", "x-stainless-package-version": "3.52.0"}, "openai-python/3"),
+        ({"x-stainless-lang": "js", "x-stainless-package-version": "4.104.0"}, "openai-node/4"),
+        ({"user-agent": "OpenAI/2.1.0 (.NET 8.0.1; Linux)"}, "openai-dotnet/2"),
+        ({"user-agent": "AsyncOpenAI/Python 1.2.3"}, "other"),
+        ({"user-agent": "OpenAI/Python 1.2.3"}, "openai-python/1"),
+        ({"user-agent": "azsdk-net-AI.OpenAI/2.1.0 (.NET 8)"}, "azure-openai-dotnet/2"),
+        ({"user-agent": "curl/8.5.0"}, "curl/8"),
+        ({"user-agent": "Mozilla/5.0 (X11; Linux x86_64) curl/8"}, "curl/8"),
+        ({"user-agent": "sk-my-secret-key"}, "other"),
+        ({"x-stainless-lang": "python", "x-stainless-package-version": "999.1"}, "openai-python"),
+        ({}, "other"),
+    ],
+)
+def test_a_client_is_one_of_a_fixed_list(headers: dict[str, str], client: str) -> None:
+    assert client_of([(name.encode(), value.encode()) for name, value in headers.items()]) == client
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40), st.binary(max_size=80))
+def test_no_header_makes_a_client_that_is_not_in_the_list(lang: bytes, version: bytes, agent: bytes) -> None:
+    found = client_of(
+        [(b"x-stainless-lang", lang), (b"x-stainless-package-version", version), (b"user-agent", agent)]
+    )
+    name, _, major = found.partition("/")
+    assert name in NAMES
+    assert not major or int(major) <= MAX_MAJOR
+
+
+CHAT = {
+    "prompt_tokens": 12,
+    "completion_tokens": 7,
+    "total_tokens": 19,
+    "prompt_tokens_details": {"cached_tokens": 3, "audio_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 2},
+}
+RESPONSE = {
+    "input_tokens": 12,
+    "input_tokens_details": {"cached_tokens": 3},
+    "output_tokens": 7,
+    "output_tokens_details": {"reasoning_tokens": 2},
+    "total_tokens": 19,
+}
+TRAP = 'they said "usage": {"prompt_tokens": 99}, "usage'
+BODIES = {
+    "chat": json.dumps({"choices": [{"content": TRAP}], "usage": CHAT}).encode(),
+    "indented": json.dumps({"choices": [{"content": "usage"}], "usage": CHAT}, indent=4).encode(),
+    "responses": json.dumps({"tools": [{"properties": {"usage": {"type": "string"}}}], "usage": RESPONSE}).encode(),
+    "chat stream": b"".join(
+        b"data: %s\n\n" % json.dumps(event).encode()
+        for event in [{"delta": TRAP, "usage": None}] * 5 + [{"choices": [], "usage": CHAT}]
+    )
+    + b"data: [DONE]\n\n",
+    "responses stream": b'event: response.created\ndata: {"response":{"usage":null}}\n\n'
+    + b'event: response.completed\ndata: {"response":{"usage":%s,"user":null}}\n\n' % json.dumps(RESPONSE).encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@given(st.data())
+def test_usage_is_found_however_the_body_is_cut(body: bytes, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(body)))))
+    reader = UsageReader()
+    for start, end in itertools.pairwise([0, *cuts, len(body)]):
+        reader.feed(body[start:end])
+    assert reader.usage == Usage(input=12, output=7, cached=3, reasoning=2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"usage":{"type":"duration","seconds":3}}',
+        b'{"usage":null}',
+        b'{"usage":{"prompt_tokens":-1}}',
+        b'{"usage":{"prompt_tokens":true}}',
+        b'{"usage":{"prompt_tokens":"12"}}',
+        b'{"usage":[1]}',
+        b'{"usage":{' + b'"a":{' * 5000,
+        b'"usage"' * 5000,
+        b"",
+    ],
+)
+def test_what_is_no_usage_is_none_and_is_not_kept(body: bytes) -> None:
+    reader = UsageReader()
+    for at in range(0, len(body), 100):
+        reader.feed(body[at : at + 100])
+    assert reader.usage is None
+    assert len(reader._tail) <= 4096
+
+
+async def test_key_lookups_are_counted_by_where_the_answer_came_from() -> None:
+    process, now = Process(), [0.0]
+    good = Subscription(digest="a", key="k" * 32, label="team-a")
+    store = Answers({"a": good})
+    cache = CachedKeyStore(store, ttl=10, stale=100, clock=lambda: now[0], process=process)
+    await cache.find("a")
+    await cache.find("a")
+    await cache.find("b")
+    store.fails = True
+    now[0] = 50
+    await cache.find("a")
+    with pytest.raises(KeyStoreUnavailable):
+        await cache.find("c")
+    assert process.lookups == {"vault": 1, "cached": 1, "refused": 1, "stale": 1, "unavailable": 1}
+    assert {fault: seconds.count for fault, seconds in process.vault.items()} == {
+        "": 2,
+        "key_store_unavailable": 1,
+    }
+    await cache.close()
+
+
+class Answers:
+    """A key store whose answers are given."""
+
+    def __init__(self, known: dict[str, Subscription]) -> None:
+        self._known = known
+        self.fails = False
+
+    async def find(self, digest: str) -> Subscription | None:
+        if self.fails:
+            raise KeyStoreUnavailable("not now")
+        return self._known.get(digest)
+
+    async def digest_pages(self) -> AsyncIterator[Sequence[str]]:
+        yield list(self._known)
+
+    async def warm(self) -> None: ...
+    async def check(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+def test_every_instrument_is_documented() -> None:
+    from shim.monitoring.points import ATTRIBUTES, INSTRUMENTS
+
+    text = (Path(__file__).parent.parent / "docs/observability.md").read_text()
+    assert [one.name for one in INSTRUMENTS if f"`{one.name}`" not in text] == []
+    assert [name for name in ATTRIBUTES if f"`{name}`" not in text] == []
