@@ -1,9 +1,10 @@
 # Two commands do everything on a fresh machine: `make start` and `make test`. Neither needs root.
-.PHONY: start test test-asyncio test-runtimes fuzz soak check format lock package bench bench-quick figures clean
+.PHONY: start test test-asyncio test-runtimes fuzz soak check format lock package bench bench-quick figures mutants clean
 
 VENV := .venv/bin
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
+MUTANTS ?=
 BENCH_ARGS ?=
 
 start: .venv/installed
@@ -36,6 +37,11 @@ check: .venv/installed
 	@$(VENV)/mypy
 	@$(VENV)/python -m pytest -q -m static
 
+# Changes shim/ in small ways and runs the tests that concern each change: those that no test notices are listed.
+# MUTANTS=shim/cors.py takes one module, MUTANTS=--changed those that differ from main. Goes on where it was interrupted.
+mutants: .venv/installed
+	@$(VENV)/python scripts/mutants $(MUTANTS)
+
 # BENCH_ARGS="--peers shim,nginx,direct --measures json_32" measures less; --help tells all. The first run installs the
 # peers into bench/.cache: minutes, and one GB.
 bench:
@@ -65,4 +71,4 @@ package: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venvs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venvs .mutants dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -84,6 +84,17 @@ def test_the_package_holds_what_runs_and_nothing_else(unzipped: Path) -> None:
     assert "shim/service.py" in inside
 
 
+def test_what_operators_run_at_their_own_machine_is_not_published(unzipped: Path) -> None:
+    """It would be more to load and to attack, in the process that holds the keys."""
+    assert (ROOT / "shim/__main__.py").exists()
+    assert (ROOT / "shim/cli/doctor").is_dir()
+    assert (ROOT / "shim/cli/keys").is_dir()
+    assert not (unzipped / "shim/__main__.py").exists()
+    assert not (unzipped / "shim/cli").exists()
+    # What the timer imports keys with runs in Azure.
+    assert (unzipped / "shim/keys/admin/importing.py").exists()
+
+
 def test_local_settings_and_caches_stay_here_even_where_they_exist() -> None:
     stray = [ROOT / "local.settings.json", ROOT / ".vscode" / "stray.json", ROOT / "shim" / "stray.pyc"]
     made = [file for file in stray if not file.exists()]

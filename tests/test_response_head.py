@@ -43,8 +43,24 @@ def test_another_value_that_the_host_refuses_is_dropped_by_name(value: bytes) ->
 def test_a_head_larger_than_the_host_takes_is_refused() -> None:
     header = (b"x-long", b"a" * 1000)
     assert fit_for_host([header] * 50) == ([header] * 50, [])
-    with pytest.raises(UpstreamHeadTooLarge, match="60 KB"):
+    with pytest.raises(UpstreamHeadTooLarge, match=r"about 60 KB"):
         fit_for_host([header] * 61)
+
+
+def test_the_limit_counts_names_twice_and_what_frames_a_line() -> None:
+    """Names are told once more to browsers; `: ` and line ends, and `, ` between the names, take six bytes."""
+    names = [b"x-%d" % number for number in range(10, 50)]
+    lines = sum(2 * len(name) + 6 for name in names)
+    fitting: Headers = [(name, b"") for name in names[1:]]
+    longest = (names[0], b"a" * (60 * 1024 - lines))
+    assert fit_for_host([*fitting, longest])[1] == []
+    with pytest.raises(UpstreamHeadTooLarge):
+        fit_for_host([*fitting, (longest[0], longest[1] + b"a")])
+
+
+def test_a_file_name_that_is_ascii_stays_beside_a_value_that_goes() -> None:
+    kept = (b"content-disposition", b'attachment; filename="a b.txt"')
+    assert fit_for_host([kept, (b"x-region", b"\xff")]) == ([kept], [b"x-region"])
 
 
 async def answered(host: Host, standin: Standin, method: str, headers: dict[str, str]) -> Answer:

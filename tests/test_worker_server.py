@@ -228,7 +228,9 @@ async def test_a_request_that_the_host_repeats_under_an_id_that_is_over_does_not
     assert b"sent this call twice" in again.body
 
 
-async def test_a_request_that_the_host_repeats_while_the_first_is_at_work_leaves_that_alone(host: Host) -> None:
+async def test_a_request_that_the_host_repeats_while_the_first_is_at_work_leaves_that_alone(
+    host: Host,
+) -> None:
     invocation_id, ended = host.worker.invoke(function(host.worker), {})
     call = request("GET", "/v1/files", 'x-standin: {"delay": 0.5}', key=KEY)
     call = call.replace(b"{id}", invocation_id.encode())
