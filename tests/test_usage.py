@@ -139,6 +139,30 @@ def test_without_a_workspace_it_says_how_to_name_one() -> None:
     assert "azd env get-value LOG_ANALYTICS_WORKSPACE_ID" in done.stderr
 
 
+def test_who_is_left_is_told_with_what_each_still_needs(
+    analytics: tuple[LogAnalytics, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APIM_BASE_URL", "https://apim.example/openai")
+    monkeypatch.setenv("LOCAL_SUBSCRIPTION_KEYS", "a=key-of-team-a-000000")
+    double, opened = analytics
+    moved = call("team-b", apim_shim__key_header="api-key", apim_shim__dialect="legacy")
+    for days, label, calls in (
+        (5, call("team-a"), 6),
+        (12, call("team-a"), 1),
+        (5, moved, 2),
+        (12, call("gone"), 9),
+    ):
+        double.workspace.metric(CALLS, NOW - timedelta(days=days), 1, calls, **label)
+    done = usage(opened, "--retire", "--days", "10", "--json")
+    assert done.exit_code == 0, done.output
+    found = {caller["label"]: caller for caller in json.loads(done.stdout)}
+    assert found["team-a"]["needs"] == ["the key as Bearer", "v1 paths onto a dated API"]
+    assert (found["team-a"]["calls"], found["team-a"]["change"]) == (6, 5)
+    assert (found["team-b"]["needs"], found["gone"]["calls"]) == ([], 0)
+    told = usage(opened, "--retire", "--days", "10")
+    assert "1 of 2 callers can move; 25 % of the calls are theirs." in told.stderr
+
+
 def test_no_calls_are_said_to_be_none(analytics: tuple[LogAnalytics, object]) -> None:
     done = usage(analytics[1])
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "No calls in the last 30 days.\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -12,9 +13,12 @@ import typer
 
 from shim.cli import output
 from shim.cli.local_settings import environment
+from shim.cli.retire.left import callers, summary, table
+from shim.cli.retire.query import left_query, rows_of
 from shim.cli.usage.query import usage_query
 from shim.cli.usage.report import Line, lines_of, short, sparkline
 from shim.cli.usage.workspace import WorkspaceError, ask, open_client
+from shim.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from azure.monitor.query import LogsQueryClient
@@ -31,6 +35,9 @@ def usage(
         str | None,
         typer.Option(metavar="ID", help=f"Id of the Log Analytics workspace, a GUID. [{_WORKSPACE}]"),
     ] = None,
+    retire: Annotated[
+        bool, typer.Option("--retire", help="Show what each caller still needs the shim for.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
 ) -> None:
@@ -46,6 +53,9 @@ def usage(
             _USAGE,
         )
     open_: Callable[[], LogsQueryClient] = context.obj or open_client
+    if retire:
+        _print_who_is_left(open_, asked, days, json=json)
+        return
     try:
         lines = lines_of(ask(open_(), asked, usage_query(days, label), days))
     except (WorkspaceError, ValueError) as error:
@@ -58,6 +68,25 @@ def usage(
         _print_table(lines, days)
     else:
         typer.echo(f"No calls in the last {days} days.", err=True)
+
+
+def _print_who_is_left(
+    open_: Callable[[], LogsQueryClient], workspace: str, days: int, *, json: bool
+) -> None:
+    """What each caller still needs the shim for, beside as many days before."""
+    try:
+        settings = Settings.from_environment(environment())
+        now, before = rows_of(ask(open_(), workspace, left_query(days), 2 * days))
+    except SettingsError as error:
+        _end(f"who can move depends on the shim's settings: {error}", _USAGE)
+    except WorkspaceError as error:
+        _end(str(error), _NO_ANSWER)
+    found = callers(now, settings, before=before)
+    if json:
+        output.print_json([asdict(caller) for caller in found])
+    else:
+        output.print_table(*table(found))
+        typer.echo(summary(found), err=True)
 
 
 def _print_table(lines: list[Line], days: int) -> None:
