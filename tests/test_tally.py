@@ -161,19 +161,22 @@ def test_what_is_no_usage_is_none_and_is_not_kept(body: bytes) -> None:
     assert len(reader._tail) <= 4096
 
 
+A, B, C = "aa" * 32, "bb" * 32, "cc" * 32  # digests
+
+
 async def test_key_lookups_are_counted_by_where_the_answer_came_from() -> None:
     process, now = Process(), [0.0]
-    good = Subscription(digest="a", key="k" * 32, label="team-a")
-    store = Answers({"a": good})
+    good = Subscription(digest=A, key="k" * 32, label="team-a")
+    store = Answers({A: good})
     cache = CachedKeyStore(store, ttl=10, stale=100, clock=lambda: now[0], process=process)
-    await cache.find("a")
-    await cache.find("a")
-    await cache.find("b")
+    await cache.find(A)
+    await cache.find(A)
+    await cache.find(B)
     store.fails = True
     now[0] = 50
-    await cache.find("a")
+    await cache.find(A)
     with pytest.raises(KeyStoreUnavailable):
-        await cache.find("c")
+        await cache.find(C)
     assert process.lookups == {"vault": 1, "cached": 1, "refused": 1, "stale": 1, "unavailable": 1}
     assert {fault: seconds.count for fault, seconds in process.vault.items()} == {
         "": 2,

@@ -67,6 +67,11 @@ class LogAnalytics:
         self.refusal: tuple[int, str] | None = None
 
     async def answer(self, request: web.Request) -> web.Response:
+        response = await self._response(request)
+        response.force_close()  # else TLS's goodbyes would keep the end waiting
+        return response
+
+    async def _response(self, request: web.Request) -> web.Response:
         assert request.headers["authorization"] == "Bearer a-token"
         if self.refusal:
             status, code = self.refusal
@@ -92,7 +97,7 @@ def log_analytics(folder: Path) -> Iterator[tuple[LogAnalytics, LogsQueryClient]
     """The double, in a thread of its own since the command waits without a loop, and the official client of it."""
     double = LogAnalytics(Workspace())
     loop = uvloop.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
     async def start() -> web.AppRunner:
