@@ -34,7 +34,8 @@ _DOUBTFUL_SECONDS = 0.3
 _REPRODUCING_SECONDS = 15.0
 # Lines at WARNING or above that hostile upstreams and callers are meant to cause.
 _EXPECTED_LINES = (
-    "refused: 50", "response cut:", "sent a response that nobody asked for", "half arrived for too long", "setting:",
+    "WARNING: call {", "refused: 50",
+    "response cut:", "sent a response that nobody asked for", "half arrived for too long", "setting:",
     "Invalid HTTP request received", "headers dropped", "returned without completing response",
     "No supported WebSocket library", "Unsupported upgrade request",
 )  # fmt: skip
