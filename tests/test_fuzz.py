@@ -10,7 +10,6 @@ from tests.fuzz.campaign import started
 from tests.fuzz.mutations import MUTATIONS, mutate_bytes
 from tests.fuzz.scenarios import SCENARIOS
 from tests.fuzz.upstream import HOSTILE, SOUND, UNASKED, Asked
-from tests.soak.__main__ import started as soaking
 
 SEED = 20
 
@@ -18,10 +17,10 @@ SEED = 20
 @pytest.mark.parametrize("name", ["callers", "both-tls"])
 async def test_random_callers_and_upstreams_meet_no_defect(name: str, loop: Loop) -> None:
     async with started(SCENARIOS[name], SEED, loop) as one:
-        await one.run(seconds=4, first=1, most=400)
+        await one.run(seconds=2.5, first=1, most=250)
         assert one.tally.failures == []
         assert one.tally.mixed == 0
-        assert one.tally.calls >= 50
+        assert one.tally.calls >= 20
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
@@ -47,13 +46,3 @@ def test_a_tag_is_found_and_a_mutated_one_is_none() -> None:
     assert tags_in(b"a" + tag(3) + b"b" + tag(12)) == {3, 12}
     altered = [mutate_bytes(Random(seed), tag(3)) for seed in range(300)]
     assert all(tags_in(content) <= {3} for content in altered)
-
-
-async def test_the_worker_holds_nothing_that_it_did_not_hold_before() -> None:
-    async with soaking() as soak:
-        await soak.load(2)
-        await soak.measure()
-        await soak.load(2)
-        await soak.measure()
-        assert soak.faults() == []
-        assert soak.outcomes["200"] > 20
