@@ -77,6 +77,8 @@ def test_every_problem_is_reported_at_once() -> None:
 FAULTS = {
     "a base over plain HTTP": ({"APIM_BASE_URL": "http://contoso.azure-api.net/openai"}, "https://"),
     "a base without a scheme": ({"APIM_BASE_URL": "contoso.azure-api.net/openai"}, "must be a URL"),
+    "a base of another scheme": ({"APIM_BASE_URL": "ftp://a.example/openai"}, "must be a URL"),
+    "a base without a host": ({"APIM_BASE_URL": "https:///openai"}, "must be a URL"),
     "a base with a query": ({"APIM_BASE_URL": "https://a.example/openai?x=1"}, "query"),
     "a base that climbs": ({"APIM_BASE_URL": "https://a.example/openai/../admin"}, "'..'"),
     "a base with a password": ({"APIM_BASE_URL": "https://user:hunter2@a.example/openai"}, "password"),
