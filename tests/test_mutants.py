@@ -1,4 +1,4 @@
-"""What scripts/mutants is told of the code holds: a stale entry would leave a module untested, or a survivor excused."""
+"""What scripts/mutants is told of the code holds: a stale entry would leave a module untested, or excuse a survivor."""
 
 import tomllib
 from typing import Any
