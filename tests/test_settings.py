@@ -44,6 +44,11 @@ def test_an_empty_setting_is_one_that_is_not_set() -> None:
     assert settings(APIM_API="", KEY_CACHE_TTL=" ", AZURE_CLIENT_ID="") == settings()
 
 
+def test_a_number_may_be_the_least_that_it_can_be() -> None:
+    least = settings(SSE_HEARTBEAT="0", UPSTREAM_CONNECT_TIMEOUT="0.1", KEY_CACHE_TTL="1")
+    assert (least.sse_heartbeat, least.upstream_connect_timeout, least.key_cache_ttl) == (0, 0.1, 1)
+
+
 def test_lists_are_read_with_spaces_and_padding() -> None:
     read = Settings.from_environment(
         {
@@ -77,9 +82,12 @@ def test_every_problem_is_reported_at_once() -> None:
 FAULTS = {
     "a base over plain HTTP": ({"APIM_BASE_URL": "http://contoso.azure-api.net/openai"}, "https://"),
     "a base without a scheme": ({"APIM_BASE_URL": "contoso.azure-api.net/openai"}, "must be a URL"),
+    "a base of another scheme": ({"APIM_BASE_URL": "ftp://a.example/openai"}, "must be a URL"),
+    "a base without a host": ({"APIM_BASE_URL": "https:///openai"}, "must be a URL"),
     "a base with a query": ({"APIM_BASE_URL": "https://a.example/openai?x=1"}, "query"),
     "a base that climbs": ({"APIM_BASE_URL": "https://a.example/openai/../admin"}, "'..'"),
     "a base with a password": ({"APIM_BASE_URL": "https://user:hunter2@a.example/openai"}, "password"),
+    "a base with a user": ({"APIM_BASE_URL": "https://hunter2@a.example/openai"}, "password"),
     "a base with a port that is none": ({"APIM_BASE_URL": "https://a.example:port/openai"}, "not a URL"),
     "a vault over plain HTTP": ({"KEY_VAULT_URL": "http://localhost/"}, "https://"),
     "no time at all": ({"UPSTREAM_CONNECT_TIMEOUT": "0"}, "0.1 or more"),

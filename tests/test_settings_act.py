@@ -199,6 +199,7 @@ ELSEWHERE = {
     "APIM_IMPORT_PRODUCTS": "test_keys_import.py",
     "APIM_IMPORT_APIS": "test_keys_import.py",
     "APIM_IMPORT_PRUNE": "test_keys_import.py",
+    "LOG_CALLS": "test_call_log.py",
     "SHIM_DEPRECATED": "test_retirement.py",
     "SHIM_SUNSET": "test_retirement.py",
     "SHIM_SUNSET_LINK": "test_retirement.py",
