@@ -11,7 +11,7 @@ from shim.headers import Headers
 from shim.keys.local import LocalKeyStore
 from shim.keys.subscription import Subscription, digest_of
 from tests.conftest import KEY, OTHER_KEY, StartHost
-from tests.wire import exchange, request
+from tests.support.wire import exchange, request
 
 TEAM_A = Subscription(digest=digest_of(KEY), key=f"upstream-{KEY}", label="team-a")
 KEYS = LocalKeyStore([TEAM_A])

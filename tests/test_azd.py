@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from devhost.host import Host
-from tests.bicep import INFRA, File
 from tests.conftest import StartHost
+from tests.support.bicep import INFRA, File
 
 ROOT = Path(__file__).parent.parent
 HOOKS = ROOT / "scripts/azd"

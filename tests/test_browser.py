@@ -14,9 +14,9 @@ from devhost.host import Host
 from devhost.platform import CORE_TOOLS
 from devhost.playground import Playground
 from devhost.standin import Received, Standin
-from tests import chromium, npm
 from tests.conftest import KEY, StartHost
-from tests.naive_tier import naive_tier
+from tests.support import chromium, npm
+from tests.support.naive_tier import naive_tier
 from tests.test_retirement import present_brownout
 
 PAGES = Path(__file__).parent / "browser"

@@ -12,7 +12,7 @@ from devhost.logs import CONSOLE
 from shim.monitoring.call_log import LOGGER, MAX_LINES, CallLog, line
 from shim.monitoring.record import Meter
 from tests.conftest import KEY, ROOT, StartHost
-from tests.wire import exchange, request
+from tests.support.wire import exchange, request
 
 
 async def test_a_refusal_has_one_line_that_says_what_was_asked_for(host: Host) -> None:

@@ -10,7 +10,7 @@ from devhost.standin import Received, Standin
 from shim.keys.subscription import digest_of
 from tests.conftest import KEY, StartHost
 from tests.support.telemetry_doubles import TOKEN, receiving
-from tests.wire import exchange, request
+from tests.support.wire import exchange, request
 
 CALLS = "gen_ai.server.request.duration"
 PROMPT, COMPLETION, FILE, USER, WRONG_KEY, QUERY = (

@@ -8,7 +8,7 @@ from devhost.host import Host
 from devhost.process import Function
 from devhost.routing import BadTarget, Route, choose, decode_path, encode_path
 from tests.conftest import KEY, StartHost
-from tests.wire import exchange, request
+from tests.support.wire import exchange, request
 
 FUNCTION = Function("f", "1", "request", "httpTrigger", "openai/{*path}", ("GET", "POST"))
 CATCH_ALL = Route(FUNCTION, ("openai", "{*path}"))

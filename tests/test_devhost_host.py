@@ -9,8 +9,8 @@ import pytest
 from devhost.host import Host
 from devhost.limits import NO_LIMITS, Limits
 from devhost.platform_cors import PlatformCors
-from tests.wire import Wire, connect, exchange, request
-from tests.worker_double import Arrived, hosted
+from tests.support.wire import Wire, connect, exchange, request
+from tests.support.worker_double import Arrived, hosted
 
 PATIENT = Limits(first_delay=0)
 OK = "content-length: 2"

@@ -14,7 +14,7 @@ from devhost.platform import CORE_TOOLS, FLEX, NONE, PLATFORMS, Platform
 from devhost.process import Function, Worker, WorkerFailed
 from devhost.spawning import Loop
 from tests.conftest import KEY, StartHost
-from tests.wire import exchange, request
+from tests.support.wire import exchange, request
 
 PROBE = Path(__file__).parent / "worker_probe"
 SITE_PACKAGES = next(path for path in sys.path if path.endswith("site-packages"))

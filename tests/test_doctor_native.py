@@ -13,7 +13,7 @@ from devhost.standin import Standin
 from shim.__main__ import app
 from shim.cli.doctor.finding import Finding
 from tests.conftest import APP_ORIGIN, KEY, ROOT
-from tests.naive_tier import naive_tier
+from tests.support.naive_tier import naive_tier
 from tests.test_doctor import examined, local
 
 

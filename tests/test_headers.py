@@ -12,7 +12,7 @@ import pytest
 from devhost.standin import Standin
 from shim.headers import Headers, for_caller, for_upstream
 from tests.conftest import KEY, StartHost
-from tests.wire import exchange, request
+from tests.support.wire import exchange, request
 
 CREDENTIALS = """
     api-key authorization cookie ocp-apim-subscription-key proxy-authorization x-functions-clientid x-functions-key

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shim.settings import Settings, SettingsError
-from tests.bicep import FILES, INFRA, File, Tree
+from tests.support.bicep import FILES, INFRA, File, Tree
 
 ROOT = Path(__file__).parent.parent
 MAIN = File.named("main.bicep")

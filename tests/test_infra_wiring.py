@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.bicep import INFRA, File, Tree
 from tests.conftest import ROOT
+from tests.support.bicep import INFRA, File, Tree
 
 MAIN = File.named("main.bicep")
 APP = File.named("modules/app.bicep")

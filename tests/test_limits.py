@@ -12,7 +12,7 @@ from devhost.host import Host
 from devhost.process import Worker
 from devhost.standin.script import download_chunk
 from tests.conftest import KEY, StartHost
-from tests.wire import connect, function, request
+from tests.support.wire import connect, function, request
 
 type Transfer = Callable[[Worker, int], Awaitable[None]]
 

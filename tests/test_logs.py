@@ -11,7 +11,7 @@ from devhost.host import Host
 from devhost.standin import Received, Standin
 from shim.monitoring.logs import Router
 from tests.conftest import KEY, StartHost
-from tests.wire import exchange, request
+from tests.support.wire import exchange, request
 
 
 async def test_faulty_settings_are_told_though_the_app_is_only_starting(start_host: StartHost) -> None:

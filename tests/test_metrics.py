@@ -13,7 +13,7 @@ from devhost.host import Host
 from devhost.standin import Received, Standin
 from tests.conftest import API_VERSION, KEY, StartHost
 from tests.support.telemetry_doubles import TOKEN, Receiver, receiving
-from tests.wire import connect, exchange, request
+from tests.support.wire import connect, exchange, request
 
 CALLS = "gen_ai.server.request.duration"
 TOKENS = "gen_ai.client.token.usage"

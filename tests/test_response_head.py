@@ -11,7 +11,7 @@ from shim.answer.head import fit_for_host
 from shim.errors import UpstreamHeadTooLarge
 from shim.headers import Headers
 from tests.conftest import KEY
-from tests.wire import Answer, exchange, request
+from tests.support.wire import Answer, exchange, request
 
 FILENAMES = {
     "ASCII stays": (b'attachment; filename="a b.txt"', b'attachment; filename="a b.txt"'),

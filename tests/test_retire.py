@@ -17,7 +17,7 @@ from devhost.azure.services import RESOURCE_ID, Azure, Subscribed, running_azure
 from shim.__main__ import app
 from shim.cli.retire.files import _SDK_HEADERS
 from shim.cli.session import Dependencies
-from tests.bicep import File
+from tests.support.bicep import File
 
 ORIGIN = "https://app.example.com"
 OFFLINE = (

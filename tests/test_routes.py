@@ -18,7 +18,7 @@ from shim.call.parse import parse
 from shim.errors import InvalidPath, NotFound, RealtimeNotSupported
 from shim.settings import Settings, SettingsError
 from tests.conftest import KEY, ROOT
-from tests.wire import exchange, request
+from tests.support.wire import exchange, request
 
 ENVIRONMENT = {"APIM_BASE_URL": "https://contoso.azure-api.net/openai", "LOCAL_SUBSCRIPTION_KEYS": f"a={KEY}"}
 MAPPED = {"MODEL_DEPLOYMENTS": "gpt-4o=prod"}

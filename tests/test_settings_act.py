@@ -19,7 +19,7 @@ from devhost.host import Host
 from devhost.platform import CORE_TOOLS
 from devhost.standin import Received, Standin
 from tests.conftest import KEY, ROOT, StartHost
-from tests.wire import Answer, exchange, request
+from tests.support.wire import Answer, exchange, request
 
 ORIGIN = "https://odd.example.com"
 REFLECT = 'x-standin: {"reflect": true}'

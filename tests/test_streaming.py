@@ -12,7 +12,7 @@ from devhost.host import Host
 from devhost.platform import NONE
 from devhost.standin import Received, Standin
 from tests.conftest import KEY, StartHost
-from tests.wire import Wire, connect, exchange, function, request
+from tests.support.wire import Wire, connect, exchange, function, request
 
 # As the product promises it; what the tests wait for comes in a few milliseconds.
 NOTICED_SECONDS = 0.2

@@ -13,8 +13,8 @@ from aiohttp import web
 from devhost.host import Host
 from devhost.standin import Received, Standin
 from tests.conftest import KEY, OTHER_KEY
+from tests.support.wire import Answer, exchange, invoke, request
 from tests.test_headers import NOT_UPSTREAM
-from tests.wire import Answer, exchange, invoke, request
 
 REFLECT = 'x-standin: {"reflect": true}'
 

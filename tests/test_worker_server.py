@@ -11,7 +11,7 @@ from devhost.host import Host
 from shim.worker.invocations import LEG_TIMEOUT_SECONDS, Invocations
 from shim.worker.protocol import CoalescedStart
 from tests.conftest import KEY
-from tests.wire import Answer, connect, exchange, function, invoke, request
+from tests.support.wire import Answer, connect, exchange, function, invoke, request
 
 
 def error_of(answer: Answer) -> dict[str, str]:

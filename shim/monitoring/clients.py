@@ -16,6 +16,8 @@ _LANGUAGES = {
     "ruby": "openai-ruby",
     "csharp": "openai-dotnet",
 }
+# OpenAI's JavaScript SDK in a page says so in `x-stainless-runtime` (its src/internal/detect-platform.ts).
+IN_PAGE = "openai-browser"
 # Of all others, by what their User-Agent begins with, or has in it; the first that is found.
 _AGENTS = (
     ("azsdk-net-ai.openai/", "azure-openai-dotnet"),
@@ -36,7 +38,7 @@ _AGENTS = (
     ("curl/", "curl"),
     ("mozilla/", "browser"),
 )
-NAMES = frozenset([*_LANGUAGES.values(), *(name for _, name in _AGENTS), OTHER])
+NAMES = frozenset([*_LANGUAGES.values(), IN_PAGE, *(name for _, name in _AGENTS), OTHER])
 # Above it the name stands alone, so that a caller who makes versions up makes no series.
 MAX_MAJOR = 20
 _VERSION = re.compile(r"\D*(\d{1,3})")
@@ -44,7 +46,7 @@ _VERSION = re.compile(r"\D*(\d{1,3})")
 
 def client_of(headers: Headers) -> str:
     """`openai-python/3`, say; `other` for what is not in the list."""
-    language = version = agent = b""
+    language = version = agent = runtime = b""
     for name, value in headers:
         if name == b"user-agent":
             agent = value[:256]
@@ -52,13 +54,15 @@ def client_of(headers: Headers) -> str:
             language = value[:32]
         elif name == b"x-stainless-package-version":
             version = value[:32]
-    return _client(language, version, agent)
+        elif name == b"x-stainless-runtime":
+            runtime = value[:32]
+    return _client(language, version, agent, runtime.startswith(b"browser"))
 
 
 @lru_cache(maxsize=512)
-def _client(language: bytes, version: bytes, agent: bytes) -> str:
+def _client(language: bytes, version: bytes, agent: bytes, in_page: bool) -> str:
     if name := _LANGUAGES.get(language.decode("latin-1").lower()):
-        return _with_major(name, version.decode("latin-1"))
+        return _with_major(IN_PAGE if in_page else name, version.decode("latin-1"))
     text = agent.decode("latin-1").lower()
     for mark, name in _AGENTS:
         before, found, after = text.partition(mark)

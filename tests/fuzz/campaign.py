@@ -22,7 +22,7 @@ from tests.fuzz.calls import CANARY, Call, tags_in
 from tests.fuzz.mutations import mutate_bytes
 from tests.fuzz.scenarios import SETTINGS, Scenario
 from tests.fuzz.upstream import HOSTILE, SOUND, Script, Upstream, running
-from tests.wire import Answer, Wire, connect, function
+from tests.support.wire import Answer, Wire, connect, function
 
 CALLERS_AT_ONCE = 48
 # Within which a well-formed call has its response, and an invocation its end. Two sweeps of the shim's are 30 s.

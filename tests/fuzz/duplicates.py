@@ -19,7 +19,7 @@ from tests.fuzz.calls import KEYS, Call, tag, tags_in
 from tests.fuzz.campaign import Round, started
 from tests.fuzz.scenarios import SCENARIOS
 from tests.fuzz.upstream import Asked, Script, Steps
-from tests.wire import Wire, connect
+from tests.support.wire import Wire, connect
 
 
 @dataclass

@@ -26,7 +26,7 @@ from devhost.host import Host
 from shim.keys.subscription import digest_of
 from tests.fuzz.calls import KEYS, tag, tags_in
 from tests.fuzz.upstream import Asked, Script, Steps, Upstream
-from tests.wire import connect, function
+from tests.support.wire import connect, function
 
 _CALLERS = 24
 _WARM_UP_SECONDS = 20.0

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from shim.cli.retire.left import UsageRow
+from shim.monitoring.clients import IN_PAGE
 
 # What Log Analytics keeps of metrics: https://learn.microsoft.com/azure/azure-monitor/reference/tables/appmetrics.
 # Calls without a good key have no label: nobody has to move them.
@@ -41,7 +42,6 @@ def _row_of(row: Mapping[str, Any]) -> UsageRow:
         dialect=row["dialect"],
         client=row["client"],
         model=row["model"],
-        # A page that uses OpenAI's own SDK says that it is openai-node: of such ones the metrics do not tell.
-        is_page=row["client"].partition("/")[0] == "browser",
+        is_page=row["client"].partition("/")[0] in ("browser", IN_PAGE),
         calls=round(row["calls"] or 0),
     )

@@ -9,7 +9,7 @@ from pycep import BicepParser
 
 type Tree = dict[str, Any]
 
-INFRA = Path(__file__).parent.parent / "infra"
+INFRA = Path(__file__).parent.parent.parent / "infra"
 FILES = sorted(INFRA.rglob("*.bicep"))
 
 
