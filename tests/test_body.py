@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from typing import cast
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from starlette.types import Message
 
 from shim.call.body import Body, open_body
@@ -243,8 +245,7 @@ async def test_many_large_bodies_at_once_take_up_a_mebibyte_each_in_memory_and_b
     chunks = [content[at : at + PIECE_BYTES] for at in range(0, len(content), PIECE_BYTES)]
     bodies = [await opened(chunks, JSON, space=space) for _ in range(6)]
     for body in bodies:
-        assert body._spool is not None
-        assert body._spool._file._rolled  # type: ignore[attr-defined]
+        assert body._read._file._rolled  # type: ignore[union-attr]
     with pytest.raises(TooBusy) as raised:
         await opened(chunks, JSON, space=space)
     assert (b"retry-after", b"1") in raised.value.headers
@@ -384,3 +385,31 @@ def test_a_model_has_its_place_whatever_the_pieces() -> None:
         reader.finish()
         splice = reader.splice("b")
         assert (reader.name, json.loads(document[splice.start : splice.end])) == ("a\u00e5", "a\u00e5")
+
+
+_NAMES = st.sampled_from(["gpt-4o", "", "p\u00e4", "\ud800", "a" * 300, 'quoted "name"', "back\\slash"])
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | _NAMES,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "a"]), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+_MEMBERS = st.lists(st.tuples(st.sampled_from(["model", "a", "messages"]), _VALUES), max_size=4)
+
+
+@given(
+    members=_MEMBERS, ascii_only=st.booleans(), junk=st.sampled_from([b"", b" ", b"}", b"\xff", b",", b"\0"])
+)
+@example(members=[("model", "gpt-4o"), ("model", "gpt-4o-mini")], ascii_only=True, junk=b"")
+def test_a_short_document_read_in_one_go_names_the_model_that_a_streamed_one_does(
+    members: list[tuple[str, object]], ascii_only: bool, junk: bytes
+) -> None:
+    parts = (f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=ascii_only)}" for name, value in members)
+    document = ("{" + ", ".join(parts) + "}").encode("utf-8", "surrogatepass") + junk
+    whole, streamed = JsonModel(), JsonModel()
+    if whole.read_whole(document):
+        streamed.feed(document)
+        streamed.finish()
+        assert whole.name == streamed.name
+        assert whole.splice("other") == streamed.splice("other")

@@ -30,7 +30,7 @@ def fit_for_host(headers: Headers) -> tuple[Headers, list[bytes]]:
             f"The APIM API's response has more headers than the Functions host takes (about {_MAX_BYTES // 1024} KB):"
             " remove some in a policy of the API."
         )
-    if all(_SENDABLE.fullmatch(value) for _, value in headers):
+    if _SENDABLE.fullmatch(b"".join([value for _, value in headers])):
         return headers, []
     kept: Headers = []
     dropped: list[bytes] = []

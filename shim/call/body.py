@@ -10,9 +10,11 @@ from shim.call.model_in_form import FormModel
 from shim.call.model_in_json import JsonModel
 from shim.call.routes import ModelUse
 from shim.call.splice import Splice
-from shim.call.spool import PIECE_BYTES, Spool, SpoolSpace
+from shim.call.spool import PIECE_BYTES, Held, Spool, SpoolSpace
 from shim.errors import BodyTooLarge, InvalidRequest, ModelRequired
 from shim.headers import Headers, announces_body, values_of
+
+_NOTHING = Held(b"")
 
 
 class Body:
@@ -22,23 +24,20 @@ class Body:
     `replace_model` has made it.
     """
 
-    def __init__(self, caller: Caller, rest: AsyncGenerator[bytes], first: bytes = b"") -> None:
-        self.model: str | None = None
+    def __init__(
+        self,
+        caller: Caller,
+        rest: AsyncGenerator[bytes],
+        read: Held | Spool = _NOTHING,
+        found: JsonModel | FormModel | None = None,
+    ) -> None:
+        """`read` holds the beginning, in which `model` was `found`; None if it was not looked for."""
+        self.model = found.name if found else None
         self._caller = caller
         self._rest = rest
-        self._first = first
-        self._spool: Spool | None = None
-        self._found: JsonModel | FormModel | None = None
+        self._read = read
+        self._found = found
         self._splice: Splice | None = None
-
-    @classmethod
-    def read(
-        cls, caller: Caller, rest: AsyncGenerator[bytes], spool: Spool, found: JsonModel | FormModel
-    ) -> "Body":
-        """One of which `spool` holds the beginning, in which `model` was `found` or is not."""
-        body = cls(caller, rest)
-        body.model, body._spool, body._found = found.name, spool, found
-        return body
 
     @property
     def growth(self) -> int:
@@ -47,8 +46,7 @@ class Body:
     @property
     def content(self) -> bytes | None:
         """The whole of a short body that has already arrived, as most have; None for others, which are streamed."""
-        size = len(self._first) if self._spool is None else self._spool.size
-        if size > PIECE_BYTES or not self._caller.sent_all:
+        if self._read.size > PIECE_BYTES or not self._caller.sent_all:
             return None
         return b"".join(self._pieces_read())
 
@@ -69,20 +67,16 @@ class Body:
             yield chunk
 
     def close(self) -> None:
-        if self._spool is not None:
-            self._spool.close()
-        self._first, self._spool, self._found = b"", None, None
+        self._read.close()
+        self._read, self._found = _NOTHING, None
 
     def _pieces_read(self) -> Iterator[bytes]:
-        if self._spool is None:
-            if self._first:
-                yield self._first
-        elif self._splice is None:
-            yield from self._spool.pieces()
+        if self._splice is None:
+            yield from self._read.pieces()
         else:
-            yield from self._spool.pieces(0, self._splice.start)
+            yield from self._read.pieces(0, self._splice.start)
             yield self._splice.replacement
-            yield from self._spool.pieces(self._splice.end)
+            yield from self._read.pieces(self._splice.end)
 
 
 async def open_body(
@@ -99,7 +93,7 @@ async def open_body(
         return Body(caller, caller.body())
     if model == "unread":
         chunks = caller.body()
-        return Body(caller, chunks, await anext(chunks, b""))
+        return Body(caller, chunks, Held(await anext(chunks, b"")))
     body = await _read_model(headers, caller, max_bytes, space)
     if model == "required" and not body.model:
         body.close()
@@ -113,24 +107,35 @@ async def _read_model(headers: Headers, caller: Caller, max_bytes: int, space: S
     if any(int(length) > max_bytes for length in values_of(headers, b"content-length")):
         raise _too_large(max_bytes)
     chunks = caller.body()
-    spool = Spool(space)
+    first = await anext(chunks, b"")
+    is_short = caller.sent_all and len(first) <= min(PIECE_BYTES, max_bytes)
     try:
-        found = _reader_for(headers, max_bytes)
-        async for chunk in chunks:
+        reader = _reader_for(headers, max_bytes)
+        if is_short and isinstance(reader, JsonModel) and reader.read_whole(first):
+            return Body(caller, chunks, Held(first), reader)
+        return Body(caller, chunks, await _spooled(first, chunks, reader, Spool(space), max_bytes), reader)
+    except MultipartError:
+        raise InvalidRequest("The body is not the multipart/form-data that its Content-Type says.") from None
+
+
+async def _spooled(
+    first: bytes, rest: AsyncGenerator[bytes], reader: JsonModel | FormModel, spool: Spool, max_bytes: int
+) -> Spool:
+    """As much of the body as `reader` needs."""
+    chunk = first
+    try:
+        while chunk:
             if spool.size + len(chunk) > max_bytes:
                 raise _too_large(max_bytes)
             spool.write(chunk)
-            if await _fed(found, chunk):
-                break
-        else:
-            found.finish()
-        return Body.read(caller, chunks, spool, found)
-    except MultipartError:
-        spool.close()
-        raise InvalidRequest("The body is not the multipart/form-data that its Content-Type says.") from None
+            if await _fed(reader, chunk):
+                return spool
+            chunk = await anext(rest, b"")
+        reader.finish()
     except BaseException:
         spool.close()
         raise
+    return spool
 
 
 def _reader_for(headers: Headers, max_bytes: int) -> JsonModel | FormModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager
 
 from starlette.types import Receive
@@ -18,12 +18,14 @@ class Caller:
     when its caller disconnects, so without this an abandoned completion would run on, and be billed.
 
     `sent_all` says that the whole body has arrived, `gone` that the caller has disconnected; `task` is then cancelled.
+    `arrived` is told of every piece of the body, those that nobody reads included.
     """
 
-    __slots__ = ("_receive", "_watcher", "gone", "sent_all", "task")
+    __slots__ = ("_arrived", "_receive", "_watcher", "gone", "sent_all", "task")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, arrived: Callable[[bytes], None] | None = None) -> None:
         self._receive = receive
+        self._arrived = arrived or _ignore
         self.task: asyncio.Task[object] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self.gone = False
@@ -41,6 +43,7 @@ class Caller:
                     self.sent_all = True
                     self.watch()
                 if chunk := message.get("body", b""):
+                    self._arrived(chunk)
                     yield chunk
                 if self.sent_all:
                     return
@@ -64,8 +67,10 @@ class Caller:
         return _Cancelling(self)
 
     async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            continue  # drops the rest of a body that upstream did not want
+        while (message := await self._receive())["type"] != "http.disconnect":
+            self._arrived(
+                message.get("body", b"")
+            )  # and dropped: the rest of a body that upstream did not want
         self._disconnect()
 
     def _disconnect(self) -> None:
@@ -94,3 +99,7 @@ class _Cancelling:
         if kind is asyncio.CancelledError and self._caller.gone:
             self._cancelled.uncancel()
             raise CallerGone from None
+
+
+def _ignore(_: bytes) -> None:
+    """Nobody counts."""

@@ -17,6 +17,10 @@ _MEMBER = re.compile(
 )
 
 
+# Of a name that is taken from Python's own decoder: what is longer is looked at more closely.
+_MAX_NAME_LENGTH = 256
+
+
 class JsonModel:
     """The `model` that a JSON object names; `name` is None where it names none, and until `finish`.
 
@@ -29,6 +33,22 @@ class JsonModel:
         self._value: tuple[int, int] | None = None
         self._insert_at = 0
         self._is_empty = False
+        self._unread = b""
+
+    def read_whole(self, document: bytes) -> bool:
+        """Whether Python's decoder, several times as fast, finds the name in a short document.
+
+        If not, nothing is known yet: `feed` and `finish` tell why, and are not particular about what is nested.
+        """
+        try:
+            decoded = json.loads(document.decode())
+        except (ValueError, RecursionError):
+            return False
+        name = decoded.get("model") if isinstance(decoded, dict) else None
+        if not isinstance(name, str) or not name.isascii() or len(name) > _MAX_NAME_LENGTH:
+            return False
+        self.name, self._unread = name, document
+        return True
 
     def feed(self, piece: bytes) -> bool:
         """False: nothing is certain before the end. Raises InvalidRequest."""
@@ -63,6 +83,10 @@ class JsonModel:
 
     def splice(self, name: str) -> Splice:
         """What makes the object name `name` and changes no other byte."""
+        if self._unread:
+            self.feed(self._unread)
+            self.finish()
+            self._unread = b""
         value = json.dumps(name).encode("ascii")
         if self._value is not None:
             start, end = self._value

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shim.call.operations import DeploymentPlace, deployment_place
 from shim.call.paths import refuse_escapes
@@ -50,6 +51,14 @@ def parse(method: str, raw_path: bytes, raw_query: bytes, headers: Headers) -> C
     """Raises InvalidPath if the path could leave the configured base, NotFound if it is not of an OpenAI API,
     RealtimeNotSupported for a WebSocket.
     """
+    # The host removes `Upgrade`, but not this one (RFC 6455, section 4.1).
+    return _parse(method, raw_path, raw_query, any(name == b"sec-websocket-key" for name, _ in headers))
+
+
+@lru_cache(
+    maxsize=128
+)  # of at most 8 KB each, the host's limit; most callers ask for few paths, again and again
+def _parse(method: str, raw_path: bytes, raw_query: bytes, is_websocket: bool) -> Call:
     try:
         path, query = raw_path.decode("ascii"), raw_query.decode("ascii")
     except UnicodeDecodeError:
@@ -61,22 +70,20 @@ def parse(method: str, raw_path: bytes, raw_query: bytes, headers: Headers) -> C
         below = path[len(root) :]
         # The host's routes ignore case.
         if path[: len(root)].lower() == root and (not below or below.startswith("/")):
-            _refuse_realtime(method, below, headers)
+            if is_websocket or (method, below.rstrip("/")) == _REALTIME:
+                raise _realtime()
             if _TWO_SLASHES.match(below):
                 raise InvalidPath(f'There are two slashes after "{root}": remove one. {_RIGHT_BASES}')
             return _call(method, dialect, below, query, root)
     raise NotFound(f"There is nothing at this path. {_RIGHT_BASES}")
 
 
-def _refuse_realtime(method: str, path: str, headers: Headers) -> None:
-    # The host removes `Upgrade`, but not this one (RFC 6455, section 4.1).
-    is_websocket = any(name == b"sec-websocket-key" for name, _ in headers)
-    if is_websocket or (method, path.rstrip("/")) == _REALTIME:
-        raise RealtimeNotSupported(
-            "The Realtime API needs a WebSocket, which this shim cannot carry. Connect the realtime client to"
-            " the APIM API or to the Azure OpenAI resource itself, or stream over HTTP: chat completions or"
-            ' responses with "stream": true, and audio through /audio/transcriptions and /audio/speech.'
-        )
+def _realtime() -> RealtimeNotSupported:
+    return RealtimeNotSupported(
+        "The Realtime API needs a WebSocket, which this shim cannot carry. Connect the realtime client to"
+        " the APIM API or to the Azure OpenAI resource itself, or stream over HTTP: chat completions or"
+        ' responses with "stream": true, and audio through /audio/transcriptions and /audio/speech.'
+    )
 
 
 def _call(method: str, dialect: Api, path: str, query: str, root: str) -> Call:

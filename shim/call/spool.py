@@ -34,6 +34,21 @@ class SpoolSpace:
         self._free += size
 
 
+class Held:
+    """What has been read of one body where it came in one piece."""
+
+    def __init__(self, content: bytes) -> None:
+        self.size = len(content)
+        self._content = content
+
+    def pieces(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        if piece := self._content[start:end]:
+            yield piece
+
+    def close(self) -> None:
+        self._content = b""
+
+
 class Spool:
     """What has been read of one body. Close it in any case: until then it takes up space."""
 

@@ -4,8 +4,6 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from starlette.types import Message, Receive
-
 from shim.headers import Headers, values_of
 from shim.monitoring.clients import client_of
 from shim.monitoring.counts import Process
@@ -46,18 +44,11 @@ class CallRecord:
     def usage(self) -> Usage | None:
         return self._usage.usage if self._usage else None
 
-    def watching(self, receive: Receive) -> Receive:
-        """`receive`, counted; looks for `model` in what comes, where the call has one that nobody else has read."""
-
-        async def watched() -> Message:
-            message = await receive()
-            if body := message.get("body"):
-                self.received += len(body)
-                if self.has_model and not self.model and (found := _MODEL.search(body)):
-                    self.model = found[1].decode("ascii")
-            return message
-
-        return watched
+    def arrived(self, chunk: bytes) -> None:
+        """A piece of the request's body has come; `model` is looked for in it if nobody else reads that."""
+        self.received += len(chunk)
+        if self.has_model and not self.model and (found := _MODEL.search(chunk)):
+            self.model = found[1].decode("ascii")
 
     def answered(self, status: int, headers: Headers) -> None:
         """The head of upstream's response has come."""
