@@ -18,7 +18,18 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from bench import capacity, cold, environments, figures, measures, plots, process_count, profiling, report
+from bench import (
+    capacity,
+    cold,
+    environments,
+    figures,
+    measures,
+    mixed,
+    plots,
+    process_count,
+    profiling,
+    report,
+)
 from bench.environments import Missing
 from bench.measures import FULL, MEASURES, QUICK, SHORT, Measure, Pace, Result
 from bench.peers import KEY, Peer, Running, Upstream, all_peers, shim
@@ -34,7 +45,7 @@ _QUICK_PEERS = (
     "direct", "nginx", "nginx-64k", "nginx-64k+tls", "floor", "shim", "shim+tls", "portkey", "litellm",
 )  # fmt: skip
 # Not for `quick`, unless asked for.
-_LONG = ("json_256", "capacity", "abandoned", "workers")
+_LONG = ("json_256", "capacity", "abandoned", "workers", "mixed")
 
 
 def main() -> int:
@@ -69,7 +80,8 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--peers", help="only these, with commas between, or all; quick leaves some out")
     parser.add_argument(
-        "--measures", help="only these, with commas: json_1, …, workers, cold, soak, abandoned, capacity"
+        "--measures",
+        help="only these, with commas: json_1, …, workers, cold, soak, abandoned, capacity, mixed",
     )
     parser.add_argument("--rounds", type=int, help="instead of the pace's own")
     parser.add_argument(
@@ -137,6 +149,7 @@ class Benchmark:
         self.imports: dict[str, Any] = {}
         self.soaks: dict[str, Any] = {}
         self.capacity: dict[str, Any] = {}
+        self.mixed: dict[str, Any] = {}
 
     def run(self) -> None:
         peers = self.prepare()
@@ -149,7 +162,7 @@ class Benchmark:
                 if peer.name == "shim":
                     self.measure_workers(peer)
         parts = [("soak", self.soak), ("abandoned", self.abandon), ("cold", self.start_cold)]
-        for name, part in [*parts, ("capacity", self.climb)]:
+        for name, part in [*parts, ("capacity", self.climb), ("mixed", self.mix)]:
             if self.wants(name):
                 try:
                     part(present)
@@ -332,6 +345,25 @@ class Benchmark:
                 finally:
                     running.stop()
 
+    def mix(self, peers: list[Peer]) -> None:
+        """Small calls beside streams, large bodies and callers who disconnect."""
+        for peer in peers:
+            if not peer.name.startswith(("direct", "shim", "nginx-64k")):
+                continue
+            self.say(f"mixed  {peer.name}: {self.pace.mixed:.0f} s")
+            running = Running.start(peer, self.upstream, log=f"{peer.name}-mixed")
+            try:
+                found = self.mixed[peer.name] = mixed.measure(running, self.load, self.pace.mixed)
+            finally:
+                running.stop()
+            self.stolen.append(found["stolen"])
+            for name, part in found["parts"].items():
+                self.say(
+                    f"mixed  {peer.name:8}  {name:8} {part['calls']:6} calls, p50 {part['p50']:.1f} ms, p99"
+                    f" {part['p99']:.1f} ms"
+                )
+                self.note_faults(f"mixed, {peer.name}, {name}", {**part, "requests": part["calls"]})
+
     def start_cold(self, peers: list[Peer]) -> None:
         left_out = ("direct", "floor", "shim", "shim+tls", *_SLOW_STARTERS)
         starting = [peer for peer in peers if peer.name not in left_out]
@@ -363,7 +395,7 @@ class Benchmark:
             "stolen": shares(self.stolen),
             "waited": shares(self.waited),
             "faults": self.faults,
-            "goals": figures.goals(self.rounds, self.cold_start, self.soaks, self.capacity),
+            "goals": figures.goals(self.rounds, self.cold_start, self.soaks, self.capacity, self.mixed),
             "figures": {
                 row.name: {
                     peer: found.as_json()
@@ -377,6 +409,7 @@ class Benchmark:
             "imports": self.imports,
             "soak": self.soaks,
             "capacity": self.capacity,
+            "mixed": self.mixed,
             "measures": self.rounds,
         }
         report.show(self.console, told, self.rounds)

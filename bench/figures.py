@@ -9,6 +9,7 @@ from typing import Any
 from bench import measures
 from bench.capacity import largest
 from bench.measures import CHUNKS_PER_SECOND, STREAMS, Result
+from bench.mixed import p99_added
 
 # measure -> peer -> a result for each round
 type Rounds = Mapping[str, Mapping[str, list[Result]]]
@@ -124,6 +125,7 @@ def goals(
     cold: Mapping[str, list[float]],
     soak: Mapping[str, Any],
     capacity: Mapping[str, list[dict[str, Any]]],
+    mixed: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Name -> value, goal, met. What was not measured is left out."""
     found: dict[str, dict[str, Any]] = {}
@@ -170,6 +172,7 @@ def goals(
         )
         if peer in capacity:
             goal(f"streams_at_most{tls}", largest(capacity[peer]), ">=", 2500, "streams")
+        goal(f"mixed_p99_added{tls}", p99_added(mixed, peer), "<=", 25, "ms")
         grown = [spread(rounds, ROW[name], peer) for name in ("upload_growth", "download_growth")]
         worst = max((each.high for each in grown if each), default=None) if all(grown) else None
         goal(f"bodies_memory_growth{tls}", worst, "<=", 16, "MiB")

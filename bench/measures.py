@@ -12,11 +12,6 @@ _MIB = 1024 * 1024
 STREAMS = 1000
 CHUNKS_PER_SECOND = 20
 _BOUNDARY = "bench-7d3f1c"
-_PART = (
-    f'--{_BOUNDARY}\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nassistants\r\n--{_BOUNDARY}\r\n'
-    'content-disposition: form-data; name="file"; filename="bench.bin"\r\n'
-    "content-type: application/octet-stream\r\n\r\n"
-)
 
 
 @dataclass(frozen=True)
@@ -37,11 +32,12 @@ class Pace:
     patience: float  # with calls that are still running at a measure's end
     soak_seconds: float  # at most, for the shim; the peers have a tenth
     worker_rounds: int
+    mixed: float
 
 
-FULL = Pace(5, 1.0, 4.0, 2.0, 4.0, 3.0, 10.0, 4.0, 3, 7, 100_000, 10.0, 180.0, 3)
-SHORT = Pace(3, 0.4, 2.0, 0.8, 2.0, 3.0, 6.0, 2.0, 2, 5, 100_000, 6.0, 120.0, 3)
-QUICK = Pace(1, 0.2, 0.7, 0.5, 1.0, 2.0, 2.0, 0.7, 1, 1, 10_000, 2.0, 12.0, 1)
+FULL = Pace(5, 1.0, 4.0, 2.0, 4.0, 3.0, 10.0, 4.0, 3, 7, 1_000_000, 10.0, 900.0, 3, 600.0)
+SHORT = Pace(3, 0.4, 2.0, 0.8, 2.0, 3.0, 6.0, 2.0, 2, 5, 100_000, 6.0, 120.0, 3, 60.0)
+QUICK = Pace(1, 0.2, 0.7, 0.5, 1.0, 2.0, 2.0, 0.7, 1, 1, 10_000, 2.0, 12.0, 1, 20.0)
 
 
 @dataclass(frozen=True)
@@ -63,32 +59,42 @@ def _chat(connections: int) -> Callable[[Pace], dict[str, Any]]:
     }
 
 
-def _stream(chunks: int, milliseconds: int) -> str:
+def stream(chunks: int, milliseconds: int) -> str:
     script = f"bench chunks={chunks} milliseconds={milliseconds}"
     return f'{{"messages":[{{"role":"user","content":"{script}"}}],"model":"gpt-4o","temperature":0.7,"stream":true}}'
 
 
 def _first_byte(pace: Pace) -> dict[str, Any]:
-    return {"connections": 1, "duration": pace.first_byte, "warmup": pace.warmup, "body": _stream(2, 0)}
+    return {"connections": 1, "duration": pace.first_byte, "warmup": pace.warmup, "body": stream(2, 0)}
 
 
 def _sse(pace: Pace) -> dict[str, Any]:
-    return {"connections": 16, "duration": pace.sse, "warmup": pace.warmup, "body": _stream(200, 0)}
+    return {"connections": 16, "duration": pace.sse, "warmup": pace.warmup, "body": stream(200, 0)}
 
 
 def _streams(pace: Pace, count: int = STREAMS) -> dict[str, Any]:
     ramp, warmup = pace.ramp, 1.0
     chunks = int((ramp + warmup + pace.streams + 2) * CHUNKS_PER_SECOND)  # to the end, and some more
-    body = _stream(chunks, 1000 // CHUNKS_PER_SECOND)
+    body = stream(chunks, 1000 // CHUNKS_PER_SECOND)
     return {
         "connections": count, "duration": pace.streams, "ramp": ramp, "warmup": warmup, "body": body,
         "cut": True, "patience": 0.0,
     }  # fmt: skip
 
 
+def form(*, name: str, **fields: str) -> dict[str, Any]:
+    """A form with these fields, and then a file of FILE_BYTES."""
+    parts = [
+        *(f'name="{field}"\r\n\r\n{value}' for field, value in fields.items()),
+        f'name="file"; filename="{name}"\r\ncontent-type: application/octet-stream\r\n\r\n',
+    ]
+    body = "\r\n".join(f"--{_BOUNDARY}\r\ncontent-disposition: form-data; {part}" for part in parts)
+    return {"body": body, "filler": FILE_BYTES, "tail": f"\r\n--{_BOUNDARY}--\r\n"}
+
+
 def _upload(pace: Pace) -> dict[str, Any]:
-    size = {"body": _PART, "zeros": FILE_BYTES, "tail": f"\r\n--{_BOUNDARY}--\r\n"}
-    return {"connections": 4, "duration": pace.bodies, "warmup": pace.warmup, **size}
+    file = form(name="bench.bin", purpose="assistants")
+    return {"connections": 4, "duration": pace.bodies, "warmup": pace.warmup, **file}
 
 
 def _download(pace: Pace) -> dict[str, Any]:
@@ -125,7 +131,7 @@ def paced_spec(running: Running, pace: Pace, streams: int) -> dict[str, Any]:
 def abandoned_spec(running: Running, streams: int, seconds: float) -> dict[str, Any]:
     """Streams whose callers disconnect after three chunks of two hundred."""
     return {
-        **call(running, "chat"), "body": _stream(200, 2), "connections": 32, "duration": seconds, "patience": 10.0,
+        **call(running, "chat"), "body": stream(200, 2), "connections": 32, "duration": seconds, "patience": 10.0,
         "requests": streams, "sample_every": streams // 40, "abandon": 3,
     }  # fmt: skip
 
@@ -137,9 +143,10 @@ def call(running: Running, kind: str) -> dict[str, Any]:
     target = {
         "chat": chat_path(peer),
         "upload": f"{peer.root}/files",
+        "audio": f"{peer.root}/audio/transcriptions",
         "download": f"{peer.root}/files/bench-{FILE_BYTES}/content",
     }[kind]
-    if kind == "upload":
+    if kind in ("upload", "audio"):
         multipart = f"content-type: multipart/form-data; boundary={_BOUNDARY}"
         headers = [multipart if line.startswith("content-type:") else line for line in headers]
     if kind == "download":

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"math/rand"
 	"net"
 	"sort"
 	"strconv"
@@ -19,12 +20,13 @@ type Spec struct {
 	Target      string   `json:"target"`
 	Headers     []string `json:"headers"` // lines; content-length is added
 	Body        string   `json:"body"`
-	Zeros       int64    `json:"zeros"` // bytes sent after Body, before Tail
+	Filler      int64    `json:"filler"` // bytes sent after Body, before Tail
 	Tail        string   `json:"tail"`
 	Invocation  bool     `json:"invocation"` // send x-ms-invocation-id, as the Functions host does
 	Connections int      `json:"connections"`
-	Ramp        float64  `json:"ramp"`   // over which the connections begin
-	Warmup      float64  `json:"warmup"` // from the end of the ramp on; what ends within is not counted
+	Interval    float64  `json:"interval"` // between the beginnings of a connection's calls; 0: each after the other
+	Ramp        float64  `json:"ramp"`     // over which the connections begin
+	Warmup      float64  `json:"warmup"`   // from the end of the ramp on; what ends within is not counted
 	Duration    float64  `json:"duration"`
 	Requests    int64    `json:"requests"`     // end after so many instead, at the latest after the duration
 	SampleEvery int64    `json:"sample_every"` // sample memory once in so many requests
@@ -77,6 +79,7 @@ type client struct {
 	errors                  map[string]int
 	open                    bool
 	heard                   int64 // chunks of this call
+	due                     time.Time
 }
 
 func run(spec *Spec) *Result {
@@ -84,7 +87,7 @@ func run(spec *Spec) *Result {
 	l := &load{Spec: spec, counting: now.Add(seconds(spec.Ramp + spec.Warmup))}
 	l.end = l.counting.Add(seconds(spec.Duration))
 	l.left.Store(spec.Requests)
-	l.number.Store(now.UnixMicro() & 0xffffffffffff) // a worker may remember the ids of an earlier run
+	l.number.Store(rand.Int63n(1 << 47)) // a worker remembers the ids of other runs, and refuses those it has seen
 	forgetPeaks(spec.Pids)
 	before := memoryMiB(spec.Pids, "VmRSS")
 
@@ -176,7 +179,9 @@ func (c *client) callAll(connection net.Conn) error {
 			message = fmt.Appendf(message, "x-ms-invocation-id: 00000000-0000-4000-8000-%012x\r\n", c.number.Add(1))
 		}
 		message = append(append(message, "\r\n"...), c.Body...)
+		time.Sleep(time.Until(c.due))
 		began := time.Now()
+		c.due = began.Add(seconds(c.Interval))
 		if err := c.send(connection, message); err != nil {
 			return err
 		}
@@ -247,7 +252,7 @@ func (c *client) fixedHead() []byte {
 		fixed = append(append(fixed, line...), "\r\n"...)
 	}
 	if c.Method != "GET" {
-		fixed = fmt.Appendf(fixed, "content-length: %d\r\n", int64(len(c.Body)+len(c.Tail))+c.Zeros)
+		fixed = fmt.Appendf(fixed, "content-length: %d\r\n", int64(len(c.Body)+len(c.Tail))+c.Filler)
 	}
 	return fixed
 }
@@ -256,8 +261,8 @@ func (c *client) send(connection net.Conn, message []byte) error {
 	if _, err := connection.Write(message); err != nil {
 		return err
 	}
-	for left := c.Zeros; left > 0; {
-		written, err := connection.Write(zeros[:min(left, int64(len(zeros)))])
+	for left := c.Filler; left > 0; {
+		written, err := connection.Write(filler[:min(left, int64(len(filler)))])
 		if err != nil {
 			return err
 		}

@@ -45,7 +45,7 @@ const (
 var (
 	scripted = regexp.MustCompile(`bench chunks=(\d+) milliseconds=(\d+)`)
 	download = regexp.MustCompile(`/files/bench-(\d+)/content`)
-	zeros    = make([]byte, 64<<10)
+	filler   = bytes.Repeat([]byte("A"), 64<<10)
 )
 
 // serveUpstream answers what a chat completion, an upload and a download would be. The call's own content says how a
@@ -117,7 +117,7 @@ func answerAll(connection net.Conn, key string) {
 			answer = sized(answer, "401 Unauthorized", `{"statusCode": 401, "message": "Access denied due to missing subscription key."}`)
 		case bytes.HasPrefix(line, []byte("GET ")) && download.Match(line):
 			size, _ := strconv.ParseInt(string(download.FindSubmatch(line)[1]), 10, 64)
-			if !sendZeros(connection, size) {
+			if !sendFiller(connection, size) {
 				return
 			}
 			continue
@@ -146,14 +146,14 @@ func sized(to []byte, status, content string) []byte {
 	return fmt.Appendf(to, "content-length: %d\r\n\r\n%s", len(content), content)
 }
 
-func sendZeros(connection net.Conn, size int64) bool {
+func sendFiller(connection net.Conn, size int64) bool {
 	answer := fmt.Appendf([]byte("HTTP/1.1 200 OK\r\n"), answerHeaders, "application/octet-stream")
 	answer = fmt.Appendf(answer, "content-length: %d\r\n\r\n", size)
 	if _, err := connection.Write(answer); err != nil {
 		return false
 	}
-	for ; size > 0; size -= min(size, int64(len(zeros))) {
-		if _, err := connection.Write(zeros[:min(size, int64(len(zeros)))]); err != nil {
+	for ; size > 0; size -= min(size, int64(len(filler))) {
+		if _, err := connection.Write(filler[:min(size, int64(len(filler)))]); err != nil {
 			return false
 		}
 	}
