@@ -40,9 +40,10 @@ from bench.processes import BOTH_CORES, LOAD_CORE, Failed, Process, run_load
 STOLEN = 0.05
 PACES = {"full": FULL, "short": SHORT, "quick": QUICK}
 # Its one start is measured: it takes many seconds.
-_SLOW_STARTERS = ("litellm",)
+_SLOW_STARTERS = ("litellm", "litellm+tls")
 _QUICK_PEERS = (
-    "direct", "nginx", "nginx-64k", "nginx-64k+tls", "floor", "shim", "shim+tls", "portkey", "litellm",
+    "direct", "nginx", "nginx-64k", "nginx-64k+tls", "floor", "shim", "shim+tls", "portkey", "portkey+tls", "litellm",
+    "litellm+tls",
 )  # fmt: skip
 # Not for `quick`, unless asked for.
 _LONG = ("json_256", "capacity", "abandoned", "workers", "mixed")

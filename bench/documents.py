@@ -7,7 +7,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import figures
@@ -17,7 +17,7 @@ from bench.places import RESULTS, ROOT
 DOCUMENTS = ("README.md", "README.ja.md", "docs/benchmarks.md")
 
 _FIGURE = re.compile(r"(<!--figure: ([\w/+]+)-->)(.*?)(<!--/-->)", re.DOTALL)
-# The columns of the table as far as the run has them, and what a reader knows them as.
+# What a reader knows peers as.
 _PEERS = {
     "shim": "shim",
     "nginx": "nginx",
@@ -26,6 +26,20 @@ _PEERS = {
     "litellm": "LiteLLM",
     "naive": "naive shim",
 }
+# The columns of the table as far as the run has them; of several peers the best counts, row by row.
+_COLUMNS = {
+    "shim": ("shim",),
+    "nginx": ("nginx", "nginx-64k"),
+    "Envoy": ("envoy",),
+    "Portkey": ("portkey",),
+    "LiteLLM": ("litellm",),
+    "naive shim": ("naive",),
+    "shim, TLS": ("shim+tls",),
+    "nginx, TLS": ("nginx+tls", "nginx-64k+tls"),
+    "Portkey, TLS": ("portkey+tls",),
+    "LiteLLM, TLS": ("litellm+tls",),
+}
+_MORE_IS_BETTER = frozenset(["json_32", "sse_chunks", "streams_delivered", "upload", "download"])
 _ROWS = {
     "json_32": "small JSON, 32 connections, requests/s",
     "json_1_p50_added": "time added at 1 connection, p50, ms",
@@ -35,6 +49,7 @@ _ROWS = {
     "sse_cpu": "CPU per 1,000 chunks, ms",
     "streams_delivered": "1,000 streams of 20 chunks/s: chunks/s delivered",
     "streams_p99_added": "… delay added to a chunk, p99, ms",
+    "streams_cpu": "… CPU per chunk, µs",
     "streams_memory": "… peak memory, MiB",
     "upload": "20 MiB up, MB/s",
     "download": "20 MiB down, MB/s",
@@ -91,16 +106,25 @@ def _median(content: Mapping[str, Any], row: str, peer: str) -> float | None:
     return found["median"] if found else None
 
 
+def _best(content: Mapping[str, Any], row: str, peers: Sequence[str]) -> float | None:
+    choose = max if row in _MORE_IS_BETTER else min
+    found = (_median(content, row, peer) for peer in peers)
+    return choose((value for value in found if value is not None), default=None)
+
+
 def _cold_start(content: Mapping[str, Any], peer: str) -> float | None:
     seconds = content["cold_start"].get(peer)
     return statistics.median(seconds) if seconds else None
 
 
 def _table(content: Mapping[str, Any]) -> str:
-    peers = [name for name in _PEERS if name in content["peers"]]
-    rows = [(title, [_median(content, row, peer) for peer in peers]) for row, title in _ROWS.items()]
-    rows.append(("cold start to the first proxied byte, s", [_cold_start(content, peer) for peer in peers]))
-    lines = [("median", [_PEERS[name] for name in peers]), ("---", ["---:"] * len(peers))]
+    columns = {title: peers for title, peers in _COLUMNS.items() if peers[0] in content["peers"]}
+    rows = [
+        (title, [_best(content, row, peers) for peers in columns.values()]) for row, title in _ROWS.items()
+    ]
+    starts = [_cold_start(content, peers[0]) for peers in columns.values()]
+    rows.append(("cold start to the first proxied byte, s", starts))
+    lines = [("median", list(columns)), ("---", ["---:"] * len(columns))]
     lines += [
         (title, [_NOT_MEASURED if each is None else shown(each) for each in values]) for title, values in rows
     ]

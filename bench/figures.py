@@ -145,6 +145,8 @@ def goals(
     json = ROW["json_32"]
     for peer, bound in (("litellm", 30), ("portkey", 10), ("naive", 7), ("floor", 0.45)):
         goal(f"json_32_over_{peer}", median(ratio(rounds, json, peer)), ">=", bound, "x")
+        over = peer if peer == "floor" else f"{peer}+tls"
+        goal(f"json_32_over_{peer}_tls", median(ratio(rounds, json, over, "shim+tls")), ">=", bound, "x")
     due = STREAMS * CHUNKS_PER_SECOND
     for peer, others, added in (
         ("shim", ["nginx", "nginx-64k"], 0.45),

@@ -66,7 +66,10 @@ class Peer:
     invocation: bool = False
 
     def headers(self, upstream: Upstream) -> list[str]:
-        extra = [header.replace("@UPSTREAM@", str(upstream.port)) for header in self.extra_headers]
+        ports = {"@UPSTREAM@": upstream.port, "@TLS@": upstream.tls_port}
+        extra = list(self.extra_headers)
+        for name, port in ports.items():
+            extra = [header.replace(name, str(port)) for header in extra]
         return [*SDK_HEADERS, self.authorization, *extra]
 
 
@@ -184,23 +187,26 @@ def all_peers(loop: str = "uvloop") -> dict[str, Peer]:
         ),
         shim(loop=loop),
         shim("shim+tls", tls=True, loop=loop),
-        Peer(
-            "portkey",
-            _portkey,
-            root="/v1",
-            extra_headers=(
-                "x-portkey-provider: openai",
-                "x-portkey-custom-host: http://127.0.0.1:@UPSTREAM@/v1",
-            ),
+        *(
+            Peer(
+                name,
+                _portkey,
+                root="/v1",
+                extra_headers=("x-portkey-provider: openai", f"x-portkey-custom-host: {upstream}/v1"),
+            )
+            for name, upstream in (
+                ("portkey", "http://127.0.0.1:@UPSTREAM@"),
+                ("portkey+tls", "https://localhost:@TLS@"),
+            )
         ),
         Peer(
             "naive",
             lambda upstream: _worker(python_of("naive"), BENCH / "peers/naive", upstream),
             invocation=True,
         ),
-        Peer(
-            "litellm", _litellm, root="/v1", files=False
-        ),  # its files need settings and a database of their own
+        # Their files need settings and a database of their own.
+        Peer("litellm", _litellm, root="/v1", files=False),
+        Peer("litellm+tls", partial(_litellm, tls=True), root="/v1", files=False),
     ]
     return {peer.name: peer for peer in peers}
 
@@ -247,25 +253,28 @@ def _envoy(upstream: Upstream) -> Launch:
     return Launch([str(envoy), "-c", str(config), *quiet], port=port)
 
 
-def _litellm(upstream: Upstream) -> Launch:
+def _litellm(upstream: Upstream, *, tls: bool = False) -> Launch:
     port = free_port()
-    config = _configured("litellm.yaml", upstream.port, port)
+    to, scheme = (upstream.tls_port, "https") if tls else (upstream.port, "http")
+    config = _configured("litellm.yaml", to, port, SCHEME=scheme)
     command = [str(CACHE / "litellm/bin/litellm"), "--config", str(config), "--host", "127.0.0.1"]
     environ = {
         "LITELLM_LOG": "ERROR",
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it fetches a list of prices from the internet
-        "NO_PROXY": "127.0.0.1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "SSL_CERT_FILE": str(upstream.certificate),
     }
     return Launch(
         [*command, "--port", str(port), "--num_workers", "1", "--telemetry", "False"], environ, port
     )
 
 
-def _portkey(_: Upstream) -> Launch:
+def _portkey(upstream: Upstream) -> Launch:
     port = free_port()
     script = CACHE / "portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
-    return Launch(["node", str(script), f"--port={port}", "--headless"], {"NODE_ENV": "production"}, port)
+    environ = {"NODE_ENV": "production", "NODE_EXTRA_CA_CERTS": str(upstream.certificate)}
+    return Launch(["node", str(script), f"--port={port}", "--headless"], environ, port)
 
 
 def _configured(template: str, upstream: int, port: int, **others: object) -> Path:
