@@ -4,6 +4,7 @@ ShimError
  ├── InvalidRequest            400
  │    ├── InvalidPath          400  a path that could leave the configured base
  │    ├── ModelRequired        400  the route needs `model` and the body names none
+ │    ├── IncompleteBody       400  a body whose end never came, or whose framing is not valid
  │    └── BodyTooLarge         413  a body that must be read is over MAX_BODY_BYTES
  ├── AuthenticationFailed      401
  │    ├── MissingKey           401
@@ -17,6 +18,7 @@ ShimError
  ├── CallerGone                499  nobody is left to read this one
  ├── InternalError             500  a defect of ours
  ├── RealtimeNotSupported      501  a WebSocket, which a Function cannot carry
+ ├── ResponseLost              502  the Functions host could not use the response and sent the call again
  ├── Misconfigured             503  settings are missing or wrong
  ├── TooBusy                   503  no room for another large body
  ├── KeyStoreUnavailable       503  the key could not be checked; never a 401
@@ -34,6 +36,8 @@ from typing import ClassVar
 from shim.headers import METHODS, Headers
 
 SOURCE_HEADER = b"x-shim-error-source"
+#: Keeps OpenAI's SDKs from retrying, whatever the status (openai-python, _base_client.py, _should_retry).
+NO_RETRY = (b"x-should-retry", b"false")
 
 
 class ShimError(Exception):
@@ -67,6 +71,10 @@ class InvalidPath(InvalidRequest):
 class ModelRequired(InvalidRequest):
     code = "model_required"
     param = "model"
+
+
+class IncompleteBody(InvalidRequest):
+    code = "incomplete_body"
 
 
 class BodyTooLarge(InvalidRequest):
@@ -160,6 +168,17 @@ class RealtimeNotSupported(ShimError):
     status = 501
     type = "invalid_request_error"
     code = "realtime_not_supported"
+
+
+class ResponseLost(ShimError):
+    """The call has run already, perhaps at a price: SDKs, which retry a 502, are told not to."""
+
+    status = 502
+    type = "api_error"
+    code = "response_lost"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers=[NO_RETRY])
 
 
 class Misconfigured(ShimError):

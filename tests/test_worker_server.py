@@ -8,6 +8,7 @@ import pytest
 from azure_functions_runtime.http_v2 import HttpCoordinator
 
 from devhost.host import Host
+from devhost.standin import Standin
 from shim.worker.invocations import LEG_TIMEOUT_SECONDS, Invocations
 from shim.worker.protocol import CoalescedStart
 from tests.conftest import KEY
@@ -218,32 +219,66 @@ class TestSweep:
         invocations.release("any")
 
 
-async def test_a_request_that_the_host_repeats_under_an_id_that_is_over_does_not_hang(host: Host) -> None:
+def assert_response_lost(answer: Answer) -> None:
+    assert (answer.status, error_of(answer)["code"]) == (502, "response_lost")
+    # An SDK that retried it would have the model run, and billed, again.
+    assert answer.named("x-should-retry") == ["false"]
+
+
+async def test_a_request_that_the_host_repeats_under_an_id_that_is_over_is_not_run_again(
+    host: Host, standin: Standin
+) -> None:
     invocation_id, ended = host.worker.invoke(function(host.worker), {})
     call = request("GET", "/v1/files", key=KEY).replace(b"{id}", invocation_id.encode())
     assert (await exchange(host.worker.http_uri, call)).status == 200
     await ended
-    again = await exchange(host.worker.http_uri, call)
-    assert again.status == 500
-    assert b"sent this call twice" in again.body
+    ran = standin.latest
+    assert_response_lost(await exchange(host.worker.http_uri, call))
+    assert standin.latest is ran
 
 
 async def test_a_request_that_the_host_repeats_while_the_first_is_at_work_leaves_that_alone(
-    host: Host,
+    host: Host, standin: Standin
 ) -> None:
     invocation_id, ended = host.worker.invoke(function(host.worker), {})
-    call = request("GET", "/v1/files", 'x-standin: {"delay": 0.5}', key=KEY)
+    call = request("GET", "/v1/files", 'x-standin: {"delay": 0.5}', "x-request-id: repeated", key=KEY)
     call = call.replace(b"{id}", invocation_id.encode())
     async with connect(host.worker.http_uri) as first:
         await first.send(call)
-        await asyncio.sleep(0.1)  # there is no sign of its arrival
-        again = await exchange(host.worker.http_uri, call)
-        assert again.status == 500
-        assert b"sent this call twice" in again.body
+        await standin.arrived("repeated")
+        assert_response_lost(await exchange(host.worker.http_uri, call))
         broken = await exchange(host.worker.http_uri, call.replace(b"host:", b"no colon"))
         assert broken.status == 400
         assert (await first.answer()).status == 200
     assert await ended is None
+
+
+async def test_a_request_that_the_host_repeats_because_its_body_broke_off_is_the_callers_error(
+    host: Host,
+) -> None:
+    invocation_id, ended = host.worker.invoke(function(host.worker), {})
+    head = request("POST", "/v1/files", "transfer-encoding: chunked", key=KEY)
+    head = head.replace(b"{id}", invocation_id.encode())
+    async with connect(host.worker.http_uri) as first:
+        await first.send(head + b"3\r\nabc\r\n")
+        at_work = await exchange(host.worker.http_uri, head)
+    await asyncio.wait_for(ended, 5)
+    over = await exchange(host.worker.http_uri, head)
+    for again in (at_work, over):
+        assert (again.status, error_of(again)["code"]) == (400, "incomplete_body")
+        assert error_of(again)["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "body", [b"zz\r\nabc", b"3\r\nabcd\r\n0\r\n\r\n"], ids=["no size", "too long a chunk"]
+)
+async def test_a_caller_whose_chunks_are_not_http_is_told_so_where_the_host_repeats_the_call(
+    host: Host, body: bytes
+) -> None:
+    """It repeats the head of a request that says `Expect: 100-continue`, and takes the response to that."""
+    head = request("POST", "/v1/files", "expect: 100-continue", "transfer-encoding: chunked", key=KEY)
+    answer = await exchange(host.url, head + body)
+    assert (answer.status, error_of(answer)["code"]) == (400, "incomplete_body")
 
 
 class Recording:

@@ -10,7 +10,7 @@ import httpx
 from shim.call.body import Body
 from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest
-from shim.errors import InvalidRequest, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from shim.errors import NO_RETRY, InvalidRequest, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from shim.headers import Headers, values_of
 
 # Requests with these have a length, or servers wait for one (RFC 9110, section 8.6; http.sys answers 411).
@@ -187,7 +187,7 @@ class Upstream:
             f"The APIM API gave no response within {self._first_byte_timeout:g} s. For responses that take longer,"
             ' stream ("stream": true), or run them in the background (Responses API, "background": true).',
             # The model may well have run: SDKs that repeat the call on a 504 would have it run, and billed, again.
-            headers=[(b"x-should-retry", b"false")],
+            headers=[NO_RETRY],
         )
 
 

@@ -8,17 +8,20 @@ either; so whatever the server refuses, it must tell the coordinator, or the inv
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
-from shim.errors import InternalError, describe_defect
+from shim.errors import IncompleteBody, InternalError, ResponseLost, ShimError, describe_defect
 
 log = logging.getLogger("shim")
 
 # The two legs of a request arrive within milliseconds of each other, or with the host's retries within 2.5 s. One never
 # comes if the caller sent a header that is not ASCII: the host announces the call, and then cannot forward it.
 LEG_TIMEOUT_SECONDS = 5.0
-# Ids of invocations that are over.
+# How many invocations that are over are remembered.
 _REMEMBERED = 1_000
+#: Set in the ASGI scope's state once a request has arrived to its last byte.
+ARRIVED = "arrived"
 
 
 class Invocations:
@@ -32,32 +35,40 @@ class Invocations:
         self._coordinator: Any = coordinator or _coordinator()
         self._entries: dict[str, Any] = getattr(self._coordinator, "_context_references", {})
         self._half_arrived: set[str] = set()
-        self._begun: set[str] = set()
-        self._over: OrderedDict[str, None] = OrderedDict()
+        self._begun: dict[str, Mapping[str, Any]] = {}
+        # By id, whether the request had arrived to its last byte.
+        self._over: OrderedDict[str, bool] = OrderedDict()
 
-    def begin(self, invocation_id: str) -> bool:
-        """Whether this is the first request under that id, which is then to be released.
+    def begin(self, invocation_id: str, state: Mapping[str, Any]) -> None:
+        """Registers the first request under that id, which is then to be released; `state` is that of its ASGI scope.
 
-        The host repeats a request whose response it could not use, or whose body it could not send, under its old id:
-        no invocation comes for it again, and the runtime would have both wait for the one response.
+        Raises IncompleteBody or ResponseLost for any further request. The host sends a request again, under the same
+        id, after any HttpRequestException of its client (RetryProxyHandler.cs): it could not read the caller's body
+        to its end, or could not use the response. No invocation comes for the repetition, and the runtime would have
+        both wait for the one response.
         """
-        if invocation_id in self._begun or invocation_id in self._over:
-            return False
-        self._begun.add(invocation_id)
-        return True
+        if invocation_id in self._begun:
+            raise _repeated(self._begun[invocation_id].get(ARRIVED, False))
+        if invocation_id in self._over:
+            raise _repeated(self._over[invocation_id])
+        self._begun[invocation_id] = state
 
     def release(self, invocation_id: str) -> None:
-        """Forgets an invocation whose response is done, but for its id."""
-        self._begun.discard(invocation_id)
+        """Forgets an invocation whose response is done, but for its id and whether its request had arrived."""
+        state = self._begun.pop(invocation_id, {})
         self._entries.pop(invocation_id, None)
-        self._over[invocation_id] = None
+        self._over[invocation_id] = state.get(ARRIVED, False)
         if len(self._over) > _REMEMBERED:
             self._over.popitem(last=False)
 
     async def refuse(self, invocation_id: str) -> None:
         """Ends an invocation whose HTTP request could not be understood; the runtime reports it as failed."""
-        if self._coordinator is None or not self.begin(invocation_id):
+        if self._coordinator is None:
             return
+        try:
+            self.begin(invocation_id, {})
+        except ShimError:
+            return  # the first request under that id ends it
         self._coordinator.set_http_request(invocation_id, None)
         try:
             async with asyncio.timeout(LEG_TIMEOUT_SECONDS):
@@ -95,6 +106,18 @@ class Invocations:
             self.release(invocation_id)
         else:
             self._coordinator.set_http_request(invocation_id, None)
+
+
+def _repeated(arrived: bool) -> ShimError:
+    if arrived:
+        return ResponseLost(
+            "The response to this call was lost between the shim and the Functions host, which sent the call again."
+            " It may have run and been billed, so it was not run again: repeat it only if that does no harm."
+        )
+    return IncompleteBody(
+        "The body of this call could not be read to its end: its chunks are not valid HTTP/1.1, or it arrived too"
+        " slowly, is too large, or broke off. Send the call again with a complete body."
+    )
 
 
 def _has_met(entry: Any) -> bool:

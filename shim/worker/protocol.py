@@ -8,7 +8,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shim import errors
 from shim.errors import InvalidRequest, MethodNotAllowed, ShimError
-from shim.worker.invocations import Invocations
+from shim.worker.invocations import ARRIVED, Invocations
 
 # One asks for a tunnel, the other for its own request back, keys and all (RFC 9110, sections 9.3.6 and 9.3.8).
 _REFUSED_METHODS = frozenset([b"CONNECT", b"TRACE"])
@@ -50,6 +50,10 @@ def protocol_for(invocations: Invocations) -> type[HttpToolsProtocol]:
             super().on_headers_complete()
             self._start = CoalescedStart(self.transport, self.loop)
             self.cycle.transport = cast("asyncio.Transport", self._start)
+
+        def on_message_complete(self) -> None:
+            self.scope["state"][ARRIVED] = True
+            super().on_message_complete()
 
         def on_response_complete(self) -> None:
             self._start.flush()

@@ -50,22 +50,26 @@ class WebApp(base.WebApp):
         ids = values_of(scope["headers"], _INVOCATION_ID)
         if not ids or self._handle is None:
             response = refuse(InvalidRequest("This port is the Functions host's. Call the host instead."))
-        elif not self.invocations.begin(ids[0].decode("latin-1")):
-            response = refuse(InternalError("The Functions host sent this call twice. Try again."))
         else:
-            invocation_id = ids[0].decode("latin-1")
-            try:
-                response = await self._handle(HttpRequest(scope, receive))
-            except ShimError as error:
-                response = refuse(error)
-            except Exception as defect:
-                log.error(
-                    "the runtime could not run invocation %s: %s", invocation_id, describe_defect(defect)
-                )
-                response = refuse(InternalError("The Functions runtime could not run this call."))
-            finally:
-                self.invocations.release(invocation_id)
+            response = await self._respond(
+                ids[0].decode("latin-1"), self._handle, HttpRequest(scope, receive)
+            )
         await response(scope, receive, send)
+
+    async def _respond(self, invocation_id: str, handle: Handler, request: HttpRequest) -> HttpResponse:
+        try:
+            self.invocations.begin(invocation_id, request.scope["state"])
+        except ShimError as repeated:
+            return refuse(repeated)
+        try:
+            return await handle(request)
+        except ShimError as error:
+            return refuse(error)
+        except Exception as defect:
+            log.error("the runtime could not run invocation %s: %s", invocation_id, describe_defect(defect))
+            return refuse(InternalError("The Functions runtime could not run this call."))
+        finally:
+            self.invocations.release(invocation_id)
 
 
 class WebServer(base.WebServer):
