@@ -10,7 +10,7 @@ from random import Random
 # Everything secret in a campaign holds this, so that a leak is found however it came about.
 CANARY = "c4n4ry"
 KEYS = (f"{CANARY}0123456789abcdef0123456789", f"{CANARY}fedcba9876543210fedcba9876")
-_TAG = re.compile(rb"zz(\d{7})([0-9a-f]{8})zz")
+_TAG = re.compile(rb"zz(\d{7})[0-9a-f]{8}zz")
 # Routed by MODEL_APIS and MODEL_DEPLOYMENTS, unknown, hard to encode.
 MODELS = ("gpt-4o", "gpt-5", "old", "other", "a b", "vendor/m", "å?#&%")
 
@@ -21,8 +21,13 @@ def tag(number: int) -> bytes:
 
 
 def tags_in(content: bytes) -> set[int]:
-    found = ((int(number), checksum) for number, checksum in set(_TAG.findall(content)))
-    return {number for number, checksum in found if b"%08x" % zlib.crc32(b"fuzz %d" % number) == checksum}
+    numbers = set()
+    while match := _TAG.search(content):
+        if match[0] == tag(int(match[1])):
+            numbers.add(int(match[1]))
+        # All of its kind at once: a body may hold nothing but thousands of the same.
+        content = content.replace(match[0], b" ")
+    return numbers
 
 
 @dataclass(slots=True)
