@@ -5,6 +5,7 @@ differs is the table DIFFERENCES, which docs/architecture.md repeats for operato
 """
 
 import asyncio
+import contextlib
 import gc
 import socket
 import ssl
@@ -775,6 +776,40 @@ async def test_certificates_are_checked(authority: trustme.CA, name: str, truste
             with pytest.raises(httpx.ConnectError):
                 await get(transport, it.origin)
     await transport.aclose()
+
+
+async def test_a_handshake_given_up_at_any_moment_leaves_nothing_behind(authority: trustme.CA) -> None:
+    """uvloop keeps some of them until the handshake's own timeout, which is a minute unless it is told."""
+    context, trusting = server_side(authority, "127.0.0.1"), ssl.create_default_context()
+    authority.configure_trust(trusting)
+    loop, before = asyncio.get_running_loop(), connections_alive()
+
+    async with peer(answering(GOOD), secure=context) as it:
+
+        async def call(connect: float) -> None:
+            transport = ShimTransport(verify=trusting)
+            try:
+                assert (
+                    await whole(await send(transport, "GET", it.origin, "/", [], b"", connect=connect))
+                    == b"ok"
+                )
+            finally:
+                await transport.aclose()
+
+        began = loop.time()
+        await call(PATIENCE)
+        took = loop.time() - began
+        for part in range(1, 200):
+            with contextlib.suppress(httpx.ConnectTimeout, httpx.ConnectError):
+                await call(took * part / 200)
+        async with asyncio.timeout(PATIENCE):
+            while connections_alive() > before:  # noqa: ASYNC110 - uvloop tells nobody
+                await asyncio.sleep(0.05)
+
+
+def connections_alive() -> int:
+    gc.collect()
+    return sum(isinstance(found, Connection) for found in gc.get_objects())
 
 
 async def test_large_bodies_pass_through_tls_both_ways(authority: trustme.CA) -> None:

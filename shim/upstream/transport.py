@@ -126,6 +126,9 @@ class ShimTransport(httpx.AsyncBaseTransport):
                     sock=connected,
                     ssl=self._trust() if origin.secure else None,
                     server_hostname=origin.host if origin.secure else None,
+                    # uvloop keeps what is cancelled at the wrong moment, 256 KiB of buffer with it, until this ends:
+                    # a minute unless it is told.
+                    ssl_handshake_timeout=timeout if origin.secure else None,
                 )
         except TimeoutError as error:
             raise httpx.ConnectTimeout(f"no connection within {timeout:g} s") from error
