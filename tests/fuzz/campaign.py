@@ -306,6 +306,7 @@ async def started(
                 **SETTINGS,
                 "SSL_CERT_FILE": str(authority),
                 "APIM_BASE_URL": f"{upstream.url}/api/openai",
+                "UPSTREAM_FIRST_BYTE_TIMEOUT": f"{scenario.first_byte_timeout}",
             }
             settings |= {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
             host = await Host.start(ROOT, settings, loop=loop)

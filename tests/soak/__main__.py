@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 
 import psutil
+import uvloop
 
 from devhost.azure.faults import Fault, broken_connection, failing, throttled
 from devhost.azure.services import Azure, running_azure
@@ -33,6 +34,7 @@ _WARM_UP_SECONDS = 20.0
 # Between two restarts of upstream, and two outages of the vault.
 _RESTART_EVERY = 7.0
 _OUTAGE_EVERY = 9.0
+_CONNECT_SECONDS = 3
 _FAULTS: tuple[Fault | None, ...] = (broken_connection, failing(503), throttled(1), None)
 # What may be left over: an allocator keeps some of what it once had.
 _MOST_MORE_MIB = 16
@@ -84,7 +86,8 @@ class Held:
     calls: int
     descriptors: int
     tasks: int
-    connections: int
+    idle_connections: int
+    other_connections: int
     mib: float
 
 
@@ -148,6 +151,8 @@ class Soak:
         self.mixed += bool(tags_in(answer.body) - {number})
         if ended is not None:
             await ended
+        if b"internal_error" in answer.body:
+            return "DEFECT"
         return str(answer.status) if answer.whole else "cut"
 
     async def _restart(self) -> None:
@@ -173,7 +178,10 @@ class Soak:
                     await vault.start()
 
     async def measure(self) -> Held:
-        """Once nothing is under way, and upstream and the host have let go of idle connections."""
+        """Once nothing is under way, and upstream and the host have let go of idle connections.
+
+        A handshake that was given up is let go of when connecting would have taken too long.
+        """
         await self.upstream.stop()
         await self.upstream.start()
         async with asyncio.timeout(60):
@@ -181,13 +189,13 @@ class Soak:
                 await asyncio.sleep(0.1)
         self.host._http.close()
         self.host._http._idle.clear()
-        await asyncio.sleep(1)
+        await asyncio.sleep(_CONNECT_SECONDS + 1)
         process = psutil.Process(self.host.worker.pid)
         mib, descriptors = process.memory_info().rss / _MIB, process.num_fds()
         counted = await self._counted()
         held = Held(
             time.monotonic() - self.began, self.outcomes.total(), descriptors, counted["tasks"],
-            counted["connections after collection"], mib,
+            counted["idle connections"], counted["other connections"], mib,
         )  # fmt: skip
         self.table.append(held)
         return held
@@ -205,10 +213,13 @@ class Soak:
         return counted
 
     def report(self) -> None:
-        print(f"{'seconds':>8}{'calls':>9}{'descriptors':>13}{'tasks':>7}{'connections':>13}{'RSS, MiB':>10}")
+        print(
+            f"{'seconds':>8}{'calls':>9}{'descriptors':>13}{'tasks':>7}{'idle':>7}{'other':>7}{'RSS, MiB':>10}"
+        )
         for held in self.table:
             print(
-                f"{held.seconds:8.0f}{held.calls:9}{held.descriptors:13}{held.tasks:7}{held.connections:13}{held.mib:10.1f}"
+                f"{held.seconds:8.0f}{held.calls:9}{held.descriptors:13}{held.tasks:7}"
+                f"{held.idle_connections:7}{held.other_connections:7}{held.mib:10.1f}"
             )
         print(", ".join(f"{outcome}: {count}" for outcome, count in self.outcomes.most_common()))
         print(
@@ -222,9 +233,14 @@ class Soak:
             for fault, found in (
                 ("file descriptors are left", last.descriptors > first.descriptors),
                 ("tasks are left", last.tasks > first.tasks),
-                ("connections are left", last.connections > first.connections),
+                ("connections are left", any(held.other_connections for held in self.table)),
+                (
+                    "more connections are idle than calls were made at once",
+                    last.idle_connections > 2 * _CALLERS,
+                ),
                 (f"memory grew by more than {_MOST_MORE_MIB} MiB", last.mib > first.mib + _MOST_MORE_MIB),
                 ("calls hung", self.outcomes["HANG"] > 0),
+                ("the shim had defects", self.outcomes["DEFECT"] > 0),
                 ("calls were mixed up", self.mixed > 0),
                 ("500", self.outcomes["500"] > self.outcomes.total() / 50),
             )
@@ -270,7 +286,7 @@ async def started() -> AsyncIterator[Soak]:
             settings |= azure.environ | {
                 "APIM_BASE_URL": f"{upstream.upstream.url}/api/openai",
                 "KEY_CACHE_TTL": "2",
-                "UPSTREAM_CONNECT_TIMEOUT": "3",
+                "UPSTREAM_CONNECT_TIMEOUT": f"{_CONNECT_SECONDS}",
                 "UPSTREAM_IDLE_TIMEOUT": "10",
             }
             host = await Host.start(Path(__file__).parent / "app", settings)
@@ -299,7 +315,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float(os.environ.get("SOAK_SECONDS") or 600))
     given = parser.parse_args()
     logging.disable()
-    sys.exit(not asyncio.run(run(given.seconds)))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sys.exit(not runner.run(run(given.seconds)))
 
 
 if __name__ == "__main__":

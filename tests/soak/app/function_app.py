@@ -18,17 +18,20 @@ from starlette.requests import Request  # noqa: E402 - where the app's packages 
 from starlette.responses import Response  # noqa: E402
 
 from shim.upstream.connection import Connection  # noqa: E402
+from shim.upstream.pool import Pool  # noqa: E402
 
 
 @app.route(trigger_arg_name="request", route="soak", methods=["GET"])
 async def soak(request: Request) -> Response:
-    uncollected = sum(isinstance(found, Connection) for found in gc.get_objects())
     gc.collect()
+    objects = gc.get_objects()
+    # Those that upstream has closed stay in the pool too, until they are to be used again or are swept.
+    idle = sum(len(found.idle) for found in objects if isinstance(found, Pool))
     tasks = Counter(getattr(task.get_coro(), "__qualname__", "?") for task in asyncio.all_tasks())
     counted = {
         "tasks": tasks.total(),
         "by coroutine": tasks,
-        "connections": uncollected,
-        "connections after collection": sum(isinstance(found, Connection) for found in gc.get_objects()),
+        "idle connections": idle,
+        "other connections": sum(isinstance(found, Connection) for found in objects) - idle,
     }
     return Response(json.dumps(counted), media_type="application/json")
