@@ -71,7 +71,7 @@ async def test_no_canary_is_in_anything_exported(
             [*otlp.raw, *insights.raw, *(each.message.encode() for each in host.logs.records)]
         )
     assert b"team-a" in exported
-    # The name of a deployment is asked for, and told in a line on that call; no metric or span has it before it is accepted.
+    # The name of a deployment is asked for, and told in a line on that call. Metrics and spans have none yet.
     metrics = b"\n".join([*otlp.raw, *insights.raw])
     assert FILE.encode() not in metrics
     for canary in (
