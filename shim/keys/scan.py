@@ -20,6 +20,7 @@ from shim.keys.azure.vault_errors import RETRY_LATER, VaultError
 from shim.keys.limits import Outage
 from shim.keys.subscription import Subscription, digest_of
 from shim.keys.vault import check_reading, key_in, subscription_of
+from shim.monitoring.counts import Process
 
 if TYPE_CHECKING:
     from azure.keyvault.secrets import KeyVaultSecret, SecretProperties
@@ -59,7 +60,8 @@ class _SecretState:
 class ScanKeyStore:
     """An index of the vault's keys by digest, which is its own cache. Times are in seconds.
 
-    * A key that is revoked in the vault is refused after `ttl` at the latest.
+    * A key that is revoked in the vault is refused after `ttl` at the latest, or RESCAN_INTERVAL after a scan that has
+      taken longer than that.
     * While the vault fails, the index stays good for `stale` after it was last complete.
     * An unknown key causes a new scan, RESCAN_INTERVAL after the last one at the earliest; until that is complete,
       and while the vault fails, looking it up raises KeyStoreUnavailable.
@@ -76,8 +78,10 @@ class ScanKeyStore:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         patience: float = CALL_BUDGET,
+        process: Process | None = None,
     ) -> None:
         self._secrets = secrets
+        self._process = process or Process()
         self._prefix = prefix.casefold()
         self._ttl = ttl
         self._stale = max(ttl, stale)
@@ -97,31 +101,51 @@ class ScanKeyStore:
 
     def peek(self, digest: str) -> Subscription | None:
         """The subscription, if that can be told without waiting; None means that `find` must be called."""
-        candidates = self._index.get(digest)
-        if not candidates:
+        if found := self._indexed(digest):
+            self._process.lookups["cached" if self._age() < self._ttl else "stale"] += 1
+        return found
+
+    async def find(self, digest: str) -> Subscription | None:
+        """As KeyStore.find. Waits at most `patience` for a scan, which goes on after that."""
+        if found := self.peek(digest):
+            return found
+        try:
+            found = await self._scanned(digest)
+        except KeyStoreUnavailable:
+            self._process.lookups["unavailable"] += 1
+            raise
+        self._process.lookups["vault" if found else "refused"] += 1
+        return found
+
+    def _indexed(self, digest: str) -> Subscription | None:
+        """What the index has, while it may be relied on."""
+        if digest not in self._index:
             return None
         age = self._age()
         if age >= self._ttl * REFRESH_AFTER:
             if age >= (self._stale if self._outage.lasts else self._ttl):
                 return None
             self._begin()
+        return self._valid(digest)
+
+    def _valid(self, digest: str) -> Subscription | None:
+        """What the index has, however old it is."""
         now = self._now()
+        candidates = self._index.get(digest, [])
         return next((candidate for candidate in candidates if candidate.is_valid_at(now)), None)
 
-    async def find(self, digest: str) -> Subscription | None:
-        """As KeyStore.find. Waits at most `patience` for a scan, which goes on after that."""
-        if found := self.peek(digest):
-            return found
+    async def _scanned(self, digest: str) -> Subscription | None:
+        """What a scan finds, or has found just now, though it took longer than `ttl`. Raises KeyStoreUnavailable."""
         if self._has_just_read():
-            return None
+            return self._valid(digest)
         scan = self._begin()
         if scan is not None:
             # Unlike await, wait does not cancel the scan together with this caller.
             await asyncio.wait([scan], timeout=self._patience)
-            if found := self.peek(digest):
+            if found := self._indexed(digest):
                 return found
             if scan.done() and self._has_just_read():
-                return None
+                return self._valid(digest)
         raise KeyStoreUnavailable(UNAVAILABLE, retry_after=self._outage.pause or 1)
 
     async def warm(self) -> None:
@@ -167,16 +191,15 @@ class ScanKeyStore:
             async with asyncio.timeout(SCAN_BUDGET):
                 await self._read_changes()
         except TimeoutError:
-            self._fail(
-                VaultError(f"Key Vault {self._secrets.url} was not read within {SCAN_BUDGET:g} seconds")
-            )
+            failure = VaultError(f"Key Vault {self._secrets.url} was not read within {SCAN_BUDGET:g} seconds")
+            self._fail(failure, begun_at)
         except VaultError as failure:
-            self._fail(failure)
+            self._fail(failure, begun_at)
         except Exception as defect:
-            self._fail(
-                VaultError(f"reading the vault failed: {describe_defect(defect)}", retry_after=RETRY_LATER)
-            )
+            reason = f"reading the vault failed: {describe_defect(defect)}"
+            self._fail(VaultError(reason, retry_after=RETRY_LATER), begun_at)
         else:
+            self._process.vault_call(self._clock() - begun_at)
             self._outage.end()
             self._complete_at = begun_at
             self._ended_at = self._clock()
@@ -184,8 +207,10 @@ class ScanKeyStore:
             self._index = _index_of(self._read.values())
             self._scan = None
 
-    def _fail(self, failure: VaultError) -> None:
-        self._outage.begin(self._secrets.unavailable(failure).retry_after)
+    def _fail(self, failure: VaultError, begun_at: float) -> None:
+        unavailable = self._secrets.unavailable(failure)
+        self._process.vault_call(self._clock() - begun_at, unavailable.code)
+        self._outage.begin(unavailable.retry_after)
 
     async def _read_changes(self) -> None:
         """Updates what is known. Raises VaultError; what could be read before that is kept."""
