@@ -17,6 +17,7 @@ TRACEPARENT = b"traceparent"
 TRACESTATE = b"tracestate"
 # The version, the trace, its parent, and the flags. What follows in versions to come is theirs (section 3.2.4).
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _SAMPLED = 1
 # Level 2 of the recommendation: the trace's id was drawn at random. It stays as the caller says.
 _RANDOM = 2
@@ -97,7 +98,7 @@ def parent_of(headers: Headers) -> Parent | None:
     if match is None or match[1] == b"ff" or (match[1] == b"00" and match[5]):
         return None
     trace_id, span_id = match[2].decode(), match[3].decode()
-    if not int(trace_id, 16) or not int(span_id, 16):
+    if trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
     return Parent(trace_id, span_id, int(match[4], 16))
 
