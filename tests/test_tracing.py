@@ -5,6 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from queue import SimpleQueue
 
 import pytest
 from aiohttp import web
@@ -320,14 +321,14 @@ class Exporter(SpanExporter):
 
     def __init__(self) -> None:
         self.taken: list[ReadableSpan] = []
-        self.batches: list[int] = []
+        self.sizes: SimpleQueue[int] = SimpleQueue()
         self.fails = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         if self.fails:
             return SpanExportResult.FAILURE
         self.taken += spans
-        self.batches.append(len(spans))
+        self.sizes.put(len(spans))
         return SpanExportResult.SUCCESS
 
 
@@ -346,29 +347,61 @@ def ids(exporter: Exporter) -> list[int]:
     return [span.context.span_id for span in exporter.taken if span.context]
 
 
-def test_the_oldest_spans_are_dropped_beyond_the_limit_and_their_number_is_told_once(
+async def test_the_oldest_spans_are_dropped_beyond_the_limit_and_their_number_is_told_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     exporter = Exporter()
     destination = SpanDestination("a receiver", lambda: exporter, max_queue=10)
     exporter.fails = True
     for at in range(0, 40, 4):
-        destination.export(ended(4, first=at + 1))
+        for span in ended(4, first=at + 1):
+            destination.offer(span)
+        await destination.export()
     exporter.fails = False
-    destination.export([], dropped=2)
+    await destination.export()
     assert ids(exporter) == list(range(31, 41))
     assert [record.message for record in caplog.records] == [
         "spans cannot be sent to a receiver (it did not take them); up to 10 of them are kept and sent later",
         "spans for a receiver are dropped: more come than it takes",
-        "spans reach a receiver again; 32 were dropped meanwhile",
+        "spans reach a receiver again; 30 were dropped meanwhile",
     ]
-    assert not destination.waits
+    await destination.export()
+    assert len(exporter.taken) == 10
 
 
-def test_many_spans_go_in_batches() -> None:
+async def test_an_exporter_that_raises_loses_no_span_and_its_fault_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    exporter, openings = Exporter(), iter([False, True])
+
+    def open_exporter() -> SpanExporter:
+        if next(openings):
+            return exporter
+        raise ValueError("a connection string with a secret in it")
+
+    destination = SpanDestination("a receiver", open_exporter)
+    for span in ended(3):
+        destination.offer(span)
+    await destination.export()
+    assert exporter.taken == []
+    await destination.export()
+    assert ids(exporter) == [1, 2, 3]
+    assert "ValueError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_a_full_batch_is_sent_at_once_and_the_rest_when_it_is_time() -> None:
     exporter = Exporter()
-    SpanDestination("a receiver", lambda: exporter).export(ended(MAX_BATCH + 3))
-    assert exporter.batches == [MAX_BATCH, 3]
+    destination = SpanDestination("a receiver", lambda: exporter)
+    running = asyncio.create_task(destination.run(3600))
+    for span in ended(MAX_BATCH - 1):
+        destination.offer(span)
+    await asyncio.sleep(0)
+    assert exporter.sizes.empty()
+    for span in ended(4):
+        destination.offer(span)
+    assert [await asyncio.to_thread(exporter.sizes.get, timeout=30) for _ in range(2)] == [MAX_BATCH, 3]
+    running.cancel()
 
 
 # The rules.

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shim.errors import describe_defect
@@ -29,7 +29,7 @@ MAX_BATCH = 512
 class SpanDestination:
     """One receiver, and the spans that it has not taken yet.
 
-    `with_url` is for a receiver that cannot do without `url.full`.
+    `with_url` is for a receiver that cannot do without `url.full`. Only `_send` runs in a thread, on its own batch.
     """
 
     def __init__(
@@ -46,56 +46,65 @@ class SpanDestination:
         self._exporter: SpanExporter | None = None
         self._waiting: deque[SpanRecord] = deque()
         self._max_queue = max_queue
+        self._batch_is_full = asyncio.Event()
         self._dropped = 0
         self._failing = False
 
-    @property
-    def waits(self) -> bool:
-        """Whether there is something for it that it has not taken."""
-        return bool(self._waiting)
+    def offer(self, span: SpanRecord) -> None:
+        self._waiting.append(span)
+        self._drop_oldest()
+        if len(self._waiting) == MAX_BATCH:
+            self._batch_is_full.set()
 
-    def export(self, spans: Sequence[SpanRecord], dropped: int = 0) -> None:
-        """Sends what is new and what waits; `dropped` were lost before they got here. Blocks; never raises."""
-        self._waiting += spans
-        over = max(0, len(self._waiting) - self._max_queue)
-        for _ in range(over):
-            # The oldest: what a receiver refuses for good does not stay in the way of all that comes after it.
-            self._waiting.popleft()
-        self._drop(dropped + over)
-        try:
-            while self._waiting:
-                batch = list(islice(self._waiting, MAX_BATCH))
-                if not self._takes(batch):
-                    self._fail("it did not take them")
-                    return
-                for _ in batch:
-                    self._waiting.popleft()
-        except Exception as defect:
-            self._fail(describe_defect(defect))
-        else:
+    async def run(self, interval: float) -> None:
+        """Exports for ever, every `interval` seconds, or as soon as there is a batch."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await self._batch_is_full.wait()
+            await self.export()
+
+    async def export(self) -> None:
+        """Sends what waits, batch by batch, until the receiver takes no more."""
+        self._batch_is_full.clear()
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+            if fault := await asyncio.to_thread(self._send, batch):
+                self._waiting.extendleft(reversed(batch))
+                self._fail(fault)
+                self._drop_oldest()
+                return
             self._recover()
 
-    def _takes(self, batch: list[SpanRecord]) -> bool:
-        from opentelemetry.sdk.trace.export import SpanExportResult
+    def _send(self, batch: list[SpanRecord]) -> str:
+        """What went wrong, if anything did. Blocks; never raises."""
+        try:
+            from opentelemetry.sdk.trace.export import SpanExportResult
 
-        from shim.monitoring.spans import readable
+            from shim.monitoring.spans import readable
 
-        if self._exporter is None:
-            self._exporter = self._open()
-        spans = readable(batch, exporters.resource(), with_url=self._with_url)
-        return self._exporter.export(spans) is SpanExportResult.SUCCESS
+            if self._exporter is None:
+                self._exporter = self._open()
+            spans = readable(batch, exporters.resource(), with_url=self._with_url)
+            taken = self._exporter.export(spans) is SpanExportResult.SUCCESS
+        except Exception as defect:
+            return describe_defect(defect)
+        return "" if taken else "it did not take them"
 
-    def _drop(self, count: int) -> None:
-        """Said when it begins, and in sum when the receiver takes spans again."""
-        if count and not self._dropped:
-            log.warning("spans for %s are dropped: more come than it takes", self.name)
-        self._dropped += count
+    def _drop_oldest(self) -> None:
+        """Not the newest: what a receiver refuses for good does not stay in the way of all that comes after it."""
+        while len(self._waiting) > self._max_queue:
+            self._waiting.popleft()
+            self._dropped += 1
+            if self._dropped == 1:
+                log.warning("spans for %s are dropped: more come than it takes", self.name)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, fault: str) -> None:
+        """Said once for each outage."""
         if not self._failing:
             log.warning(
                 "spans cannot be sent to %s (%s); up to %d of them are kept and sent later",
-                self.name, reason, self._max_queue,
+                self.name, fault, self._max_queue,
             )  # fmt: skip
         self._failing = True
 
@@ -106,9 +115,9 @@ class SpanDestination:
 
 
 class Tracing:
-    """The spans of calls that are over, until they are exported; without destinations there are none.
+    """Hands the spans of calls that are over to `destinations`, each of which exports at a pace of its own.
 
-    `model_of` gives the model as metrics have it: one that upstream has accepted.
+    `model_of` gives the model as metrics have it: one that upstream has accepted. `interval` is in seconds.
     """
 
     def __init__(
@@ -121,42 +130,17 @@ class Tracing:
         self._destinations = destinations
         self._model_of = model_of
         self._interval = interval
-        self._ended: list[SpanRecord] = []
-        self._dropped = 0
-        self._batch_is_full = asyncio.Event()
 
     def add(self, record: CallRecord) -> None:
         """A meter's sink."""
-        if record.span is None:
-            return
-        if len(self._ended) >= MAX_QUEUE:
-            self._dropped += 1
-            return
-        self._ended.append(_ended(record, self._model_of(record)))
-        if len(self._ended) == MAX_BATCH:
-            self._batch_is_full.set()
+        if record.span is not None:
+            ended = _ended(record, self._model_of(record))
+            for destination in self._destinations:
+                destination.offer(ended)
 
     async def run(self) -> None:
-        """Exports for ever, every `interval` seconds, or as soon as there is a batch."""
-        while self._destinations:
-            try:
-                async with asyncio.timeout(self._interval):
-                    await self._batch_is_full.wait()
-            except TimeoutError:
-                """Then it is time."""
-            await self.export()
-
-    async def export(self) -> None:
-        """Sends what has ended since the last time, and what had to wait, from a thread of its own."""
-        ended, self._ended = self._ended, []
-        dropped, self._dropped = self._dropped, 0
-        self._batch_is_full.clear()
-        if ended or dropped or any(destination.waits for destination in self._destinations):
-            await asyncio.to_thread(self._export, ended, dropped)
-
-    def _export(self, ended: list[SpanRecord], dropped: int) -> None:
-        for destination in self._destinations:
-            destination.export(ended, dropped)
+        """Exports for ever."""
+        await asyncio.gather(*(destination.run(self._interval) for destination in self._destinations))
 
 
 def span_destinations_of(settings: Settings) -> list[SpanDestination]:
