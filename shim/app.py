@@ -96,8 +96,11 @@ class Shim:
             route = find_route(call, body.model, settings)
             record.model = route.model or route.deployment or record.model
             body.replace_model(route.new_model)
-            upstream_request = rewrite(call, route, received, principal, body, request_id, settings)
+            span = record.begin_span(received, call.method, route.origin)
+            upstream_request = rewrite(call, route, received, principal, body, request_id, settings, span)
             response = await self._upstream.send(upstream_request, caller)
+            if span is not None:
+                span.status = response.status
         except BaseException:
             body.close()
             raise

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from openai import AsyncOpenAI
 from playwright.async_api import Browser, BrowserContext, Page
 
 from devhost.host import Host
@@ -248,11 +250,24 @@ async def form(context: BrowserContext, playground: Playground) -> AsyncIterator
     await page.close()
 
 
-async def test_the_playground_shows_a_streamed_answer_the_headers_and_the_verdict(form: Page) -> None:
+async def test_the_playground_shows_a_streamed_answer_the_headers_and_the_verdict(
+    form: Page, openai: AsyncOpenAI
+) -> None:
     await form.fill("#message", "Hello, playground!")
     await form.click("button")
     await form.wait_for_selector("#status.good")
     assert await form.inner_text("#answer") == "You said: Hello, playground!"
+    status = re.fullmatch(r"200, 4 pieces in ([\d.]+) s", await form.inner_text("#status"))
+    figures = re.fullmatch(
+        r"First event after ([\d.]+) s; (\d+) tokens in, (\d+) out", await form.inner_text("#figures")
+    )
+    assert status
+    assert figures
+    assert float(figures[1]) <= float(status[1])
+    messages: Any = [{"role": "user", "content": "Hello, playground!"}]
+    usage = (await openai.chat.completions.create(model="gpt-4o", messages=messages)).usage
+    assert usage
+    assert [int(figures[2]), int(figures[3])] == [usage.prompt_tokens, usage.completion_tokens]
     await form.wait_for_selector("#verdict.good")
     assert await form.inner_text("#verdict") == "204: this origin may call"
     assert "access-control-allow-headers\tauthorization, content-type" in await form.inner_text("#preflight")

@@ -184,6 +184,22 @@ async def test_unknown_key_has_the_vault_read_again_at_most_once_in_ten_seconds(
     assert vault.calls["list"] == 2
 
 
+async def test_a_scan_that_takes_longer_than_the_ttl_refuses_no_good_key(
+    vault: VaultDouble, store: ScanKeyStore, clock: Clock
+) -> None:
+    vault.put("apim-a", NEW)
+
+    async def late(request: web.Request) -> web.Response:
+        clock.advance(TTL + 1)
+        vault.fault = None
+        return await vault.answer(request)
+
+    vault.fault = late
+    assert await find(store, NEW)
+    assert await find(store, NEW)
+    assert await find(store, OTHER) is None
+
+
 async def test_thousand_callers_share_one_scan(vault: VaultDouble, store: ScanKeyStore) -> None:
     vault.put("apim-a", OLD)
     found = await asyncio.gather(*(find(store, OLD if number % 2 else "unknown") for number in range(1000)))

@@ -1,16 +1,20 @@
 """Metrics from calls over real sockets, through the worker and the real exporters, to receivers that decode them."""
 
 import asyncio
+import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
+import httpx2
 import pytest
 from aiohttp import web
-from openai import AsyncAzureOpenAI, AsyncOpenAI
+from openai import APIError, AsyncAzureOpenAI, AsyncOpenAI
 
 from devhost.host import Host
 from devhost.standin import Received, Standin
+from shim.monitoring.usage import Usage
 from tests.conftest import API_VERSION, KEY, StartHost
 from tests.support.telemetry_doubles import TOKEN, Receiver, receiving
 from tests.support.wire import connect, exchange, request
@@ -153,84 +157,180 @@ async def test_what_concerns_the_process_is_counted_too(running: Running) -> Non
         await receiver.until("apim_shim.upstream.connections", connection="reused")
 
 
-MESSAGES: list[Any] = [{"role": "user", "content": "What is the weather in Paris, and why?"}]
 TOOL: Any = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {"usage": {"type": "string"}}}},
 }  # fmt: skip
 
 
-def _chat(usage: Any) -> tuple[int, int]:
-    return usage.prompt_tokens, usage.completion_tokens
+# Long enough to be cached, and for a model that reasons.
+LONG: Any = {"model": "o4-mini", "text": "Why is the weather in Paris as it is? " * 200}
+RESPONSES_TOOL: Any = {"type": "function", "strict": False, **TOOL["function"]}
 
 
-def _new(usage: Any) -> tuple[int, int]:
-    return usage.input_tokens, usage.output_tokens
+def _chat(usage: Any) -> Usage:
+    """As the SDK has it; what a usage leaves out is none."""
+    return Usage(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.prompt_tokens_details.cached_tokens,
+        usage.completion_tokens_details.reasoning_tokens,
+    )
 
 
-async def _plain_chat(client: AsyncOpenAI, **more: Any) -> tuple[int, int]:
-    done = await client.chat.completions.create(model="gpt-4o", messages=MESSAGES, **more)
-    return _chat(done.usage)
+def _response(usage: Any) -> Usage:
+    return Usage(
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.input_tokens_details.cached_tokens,
+        usage.output_tokens_details.reasoning_tokens,
+    )
 
 
-async def _streamed_chat(client: AsyncOpenAI, **more: Any) -> tuple[int, int]:
+def _messages(text: str) -> Any:
+    return [{"role": "user", "content": text}]
+
+
+async def _plain_chat(client: AsyncOpenAI, *, model: str, text: str, **more: Any) -> Usage:
+    return _chat((await client.chat.completions.create(model=model, messages=_messages(text), **more)).usage)
+
+
+async def _streamed_chat(client: AsyncOpenAI, *, model: str, text: str, **more: Any) -> Usage:
     stream = await client.chat.completions.create(
-        model="gpt-4o", messages=MESSAGES, stream=True, stream_options={"include_usage": True}, **more
+        model=model, messages=_messages(text), stream=True, stream_options={"include_usage": True}, **more
     )
     return _chat([chunk.usage async for chunk in stream][-1])
 
 
-async def _response(client: AsyncOpenAI) -> tuple[int, int]:
-    return _new((await client.responses.create(model="gpt-4o", input="Why?")).usage)
+async def _plain_response(client: AsyncOpenAI, *, model: str, text: str, **more: Any) -> Usage:
+    return _response((await client.responses.create(model=model, input=text, **more)).usage)
 
 
-async def _streamed_response(client: AsyncOpenAI) -> tuple[int, int]:
-    stream = await client.responses.create(model="gpt-4o", input="Why?", stream=True)
+async def _streamed_response(client: AsyncOpenAI, *, model: str, text: str, **more: Any) -> Usage:
+    stream = await client.responses.create(model=model, input=text, stream=True, **more)
     [last] = [event async for event in stream if event.type == "response.completed"]
-    return _new(last.response.usage)
+    return _response(last.response.usage)
 
 
-async def _embedding(client: AsyncOpenAI) -> tuple[int, int]:
+async def _embedding(client: AsyncOpenAI, **asked: Any) -> Usage:
     done = await client.embeddings.create(model="text-embedding-3-small", input=["one", "two words"])
-    return done.usage.prompt_tokens, 0
+    return Usage(done.usage.prompt_tokens, 0)
 
 
-async def _image(client: AsyncOpenAI) -> tuple[int, int]:
-    return _new((await client.images.generate(model="gpt-image-1", prompt="A cat")).usage)
+async def _image(client: AsyncOpenAI, **asked: Any) -> Usage:
+    usage = (await client.images.generate(model="gpt-image-1", prompt="A cat", quality="low")).usage
+    assert usage is not None
+    return Usage(usage.input_tokens, usage.output_tokens)
 
 
-WAYS = {
-    "chat": (_plain_chat, {}),
-    "chat-streamed": (_streamed_chat, {}),
-    "chat-tools": (_plain_chat, {"tools": [TOOL]}),
-    "chat-tools-streamed": (_streamed_chat, {"tools": [TOOL]}),
-    "responses": (_response, {}),
-    "responses-streamed": (_streamed_response, {}),
+SHORT: Any = {"model": "gpt-4o", "text": "What is the weather in Paris, and why?"}
+WAYS: dict[str, Any] = {
+    "chat": (_plain_chat, SHORT),
+    "chat-streamed": (_streamed_chat, SHORT),
+    "chat-tools": (_plain_chat, SHORT | {"tools": [TOOL]}),
+    "chat-tools-streamed": (_streamed_chat, SHORT | {"tools": [TOOL]}),
+    "chat-cached-reasoning": (_plain_chat, LONG),
+    "chat-cached-reasoning-streamed": (_streamed_chat, LONG),
+    "responses": (_plain_response, SHORT),
+    "responses-streamed": (_streamed_response, SHORT),
+    "responses-tools": (_plain_response, SHORT | {"tools": [RESPONSES_TOOL]}),
+    "responses-tools-streamed": (_streamed_response, SHORT | {"tools": [RESPONSES_TOOL]}),
+    "responses-cached-reasoning": (_plain_response, LONG),
+    "responses-cached-reasoning-streamed": (_streamed_response, LONG),
     "embeddings": (_embedding, {}),
     "images": (_image, {}),
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_tokens_are_those_that_the_official_client_reports(
-    running: Running, way: str, openai: AsyncOpenAI
-) -> None:
-    host, otlp, insights = running
-    call, more = WAYS[way]
-    # A client of its own in the series, so that its tokens stand alone.
-    major = str(list(WAYS).index(way))
-    async with AsyncOpenAI(
+def _client(host: Host, language: str, major: int) -> AsyncOpenAI:
+    """A client of its own in the series, so that its tokens stand alone."""
+    return AsyncOpenAI(
         base_url=f"{host.url}/openai/v1",
         api_key=KEY,
-        default_headers={"x-stainless-lang": "go", "x-stainless-package-version": major},
-    ) as client:
-        into, out = await call(client, **more)
-    assert into > 0
+        max_retries=0,
+        default_headers={"x-stainless-lang": language, "x-stainless-package-version": str(major)},
+    )
+
+
+def _tokens(receiver: Receiver, client: str) -> dict[str, float]:
+    return {kind: receiver.total(TOKENS, client=client, type=kind) for kind in Usage._fields}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_tokens_are_those_that_the_official_client_reports(running: Running, way: str) -> None:
+    host, otlp, insights = running
+    call, asked = WAYS[way]
+    major = list(WAYS).index(way)
+    async with _client(host, "go", major) as client:
+        reported = await call(client, **asked)
+    assert reported.input > 0
+    is_long = "cached-reasoning" in way
+    assert (reported.cached > 0, reported.reasoning > 0) == (is_long, is_long)
     for receiver in (otlp, insights):
-        await receiver.until(TOKENS, client=f"openai-go/{major}", type="input")
-        assert receiver.total(TOKENS, client=f"openai-go/{major}", type="input") == into
-        assert receiver.total(TOKENS, client=f"openai-go/{major}", type="output") == out
+        # All the tokens of a call are sent together, with the call itself.
+        await receiver.until(CALLS, client=f"openai-go/{major}")
+        assert _tokens(receiver, f"openai-go/{major}") == reported._asdict()
         assert receiver.total("apim_shim.usage.absent", client=f"openai-go/{major}") == 0
+
+
+async def _usages_of(events: Any) -> list[Usage]:
+    """What the SDK has told of tokens by the time its stream ends or breaks."""
+    told = []
+    with suppress(APIError, httpx2.HTTPError):
+        async for event in events:
+            if usage := getattr(event, "usage", None):
+                told.append(_chat(usage))
+            elif (response := getattr(event, "response", None)) and response.usage:
+                told.append(_response(response.usage))
+    return told
+
+
+CUTS: dict[str, tuple[Callable[[bytes], int], bool]] = {
+    # Where the stream breaks off, and whether its usage has come by then.
+    "before its usage": (lambda body: body.rindex(b"data: ", 0, body.rindex(b'"usage":{')), False),
+    "within its usage": (lambda body: body.rindex(b"_tokens_details"), False),
+    "after its usage": (lambda body: body.index(b"\n\n", body.rindex(b'"usage":{')) + 2, True),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("api", ["chat/completions", "responses"])
+async def test_a_stream_that_is_cut_counts_the_tokens_that_the_official_client_was_told(
+    running: Running, standin: Standin, api: str, cut: str
+) -> None:
+    host, otlp, insights = running
+    asked: dict[str, Any] = {"model": "o4-mini", "stream": True}
+    of_chat = {"messages": _messages(LONG["text"]), "stream_options": {"include_usage": True}}
+    asked |= of_chat if api == "chat/completions" else {"input": LONG["text"]}
+    whole = await exchange(host.url, request("POST", f"/v1/{api}", body=json.dumps(asked).encode(), key=KEY))
+    # As upstream sent it: less the shim's heartbeats.
+    body = b"".join(event + b"\n\n" for event in whole.body.split(b"\n\n") if event and event[:1] != b":")
+    find, told = CUTS[cut]
+    request_id, end = str(uuid.uuid4()), find(body)
+
+    async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(upstream)
+        await response.write(body[:end])
+        assert upstream.transport is not None
+        upstream.transport.close()
+        return response
+
+    standin.answers[request_id] = answer
+    major = list(CUTS).index(cut) + (len(CUTS) if api == "responses" else 0)
+    async with _client(host, "ruby", major) as client:
+        resource: Any = client.responses if api == "responses" else client.chat.completions
+        reported = await _usages_of(
+            await resource.create(**asked, extra_headers={"x-request-id": request_id})
+        )
+    assert len(reported) == told
+    expected = reported[0] if told else Usage(0, 0)
+    for receiver in (otlp, insights):
+        [point] = await receiver.until(CALLS, client=f"openai-ruby/{major}")
+        assert point.has(type="upstream_broken", status_class="2xx")
+        assert _tokens(receiver, f"openai-ruby/{major}") == expected._asdict()
+        absent = receiver.total("apim_shim.usage.absent", client=f"openai-ruby/{major}")
+        assert absent == (0 if told else 1)
 
 
 async def test_what_could_not_be_sent_is_sent_later(running: Running) -> None:

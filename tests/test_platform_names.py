@@ -23,9 +23,13 @@ READ_ON_PURPOSE = {
     "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "above it the host answers itself: MAX_BODY_BYTES has to be below",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "where metrics go by OTLP; the host sends logs and spans there in its own OTel mode",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "the same, for metrics alone",
+    "OTEL_BSP_SCHEDULE_DELAY": "how often spans are sent",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "where spans go by OTLP; the host's own OTel mode sends its spans there too",
     "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "whether the receiver wants totals or what is new",
     "OTEL_METRIC_EXPORT_INTERVAL": "how often metrics are sent",
-    "OTEL_SDK_DISABLED": "turns metrics off",
+    "OTEL_SDK_DISABLED": "turns metrics and spans off",
+    "OTEL_TRACES_EXPORTER": "whether there are spans, and where they go",
+    "OTEL_TRACES_SAMPLER": "whether the caller decides which calls have spans",
     "WEBSITE_INSTANCE_ID": "tells that this is Azure",
     "WEBSITE_POD_NAME": "tells that this is Azure",
     "WEBSITE_SITE_NAME": "tells that this is Azure",
@@ -34,9 +38,10 @@ READ_ON_PURPOSE = {
 # Read by shim/upstream/choice.py, as curl and httpx read them.
 PROXIES = {"ALL_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 
-# Set by shim/monitoring/exporting.py for Azure Monitor's exporter: it is to tell nobody about itself.
+# Set by shim/monitoring/exporters.py for Azure Monitor's exporter: it is to tell nobody about itself.
 SET_FOR_LIBRARIES = {
     "APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED",
+    "APPLICATIONINSIGHTS_OPENTELEMETRY_RESOURCE_METRIC_DISABLED",
     "APPLICATIONINSIGHTS_SDKSTATS_DISABLED",
     "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL",
 }

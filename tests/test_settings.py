@@ -106,6 +106,24 @@ FAULTS = {
     "an APIM service by its name": ({"APIM_RESOURCE_ID": "contoso-apim"}, "/subscriptions/<id>"),
     "a schedule of five fields": ({"APIM_IMPORT_SCHEDULE": "*/5 * * * *"}, "six fields"),
     "a resource manager over plain HTTP": ({"AZURE_RESOURCE_MANAGER_URL": "http://localhost"}, "https://"),
+    "spans for an exporter that is not there": (
+        {"OTEL_TRACES_EXPORTER": "otlp,zipkin"},
+        "OTEL_TRACES_EXPORTER must be none, or a list of otlp",
+    ),
+    "spans for nobody and somebody": ({"OTEL_TRACES_EXPORTER": "none,otlp"}, "must be none, or a list"),
+    "spans for no receiver": ({"OTEL_TRACES_EXPORTER": "otlp"}, "set OTEL_EXPORTER_OTLP_ENDPOINT"),
+    "spans for the receiver of metrics": (
+        {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://localhost:4318"},
+        "set OTEL_EXPORTER_OTLP_ENDPOINT",
+    ),
+    "spans for no Application Insights": (
+        {"OTEL_TRACES_EXPORTER": "azure_monitor_opentelemetry_exporter"},
+        "set APPLICATIONINSIGHTS_CONNECTION_STRING",
+    ),
+    "a sampler that needs an argument": (
+        {"OTEL_TRACES_SAMPLER": "traceidratio"},
+        "must be one of parentbased_always_on",
+    ),
     "two key stores": ({"LOCAL_SUBSCRIPTION_KEYS": f"a={KEY}"}, "keep one"),
 }
 
@@ -116,6 +134,25 @@ def test_a_fault_is_explained(faulty: dict[str, str], words: str) -> None:
     assert len(found) == 1
     assert words in found[0]
     assert "hunter2" not in found[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "exporters"),
+    [("", ()), ("none", ()), ("OTLP", ("otlp",)), (" otlp , none ", None), ("otlp,otlp", ("otlp",))],
+)
+def test_spans_are_off_unless_an_exporter_is_named(asked: str, exporters: tuple[str, ...] | None) -> None:
+    environ = {**LEAST, "OTEL_TRACES_EXPORTER": asked, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}
+    if exporters is None:
+        assert len(problems(environ)) == 1
+    else:
+        assert Settings.from_environment(environ).otel_traces_exporters == exporters
+
+
+def test_who_asks_for_spans_and_not_for_a_sampler_is_told_what_the_host_decides() -> None:
+    spans = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}
+    [warning] = settings(**spans).warnings
+    assert warning.startswith("OTEL_TRACES_SAMPLER is not set")
+    assert settings(**spans, OTEL_TRACES_SAMPLER="parentbased_always_on").warnings == ()
 
 
 @pytest.mark.parametrize("sign", ["WEBSITE_INSTANCE_ID", "WEBSITE_POD_NAME", "WEBSITE_SITE_NAME"])

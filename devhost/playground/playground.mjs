@@ -17,7 +17,7 @@ element("call").addEventListener("submit", async (event) => {
 });
 
 function clear() {
-  for (const id of ["answer", "reason"]) element(id).textContent = "";
+  for (const id of ["answer", "figures", "reason"]) element(id).textContent = "";
   for (const id of ["preflight", "headers"]) element(id).replaceChildren();
   say("verdict", "asking…");
   say("status", "waiting…");
@@ -57,14 +57,15 @@ async function showAnswer(url) {
     let tokens = "";
     for await (const { usage, choices } of readEvents(response.body)) {
       first ||= seconds();
-      if (usage) tokens = `, ${usage.prompt_tokens} tokens in and ${usage.completion_tokens} out`;
+      if (usage) tokens = `; ${usage.prompt_tokens} tokens in, ${usage.completion_tokens} out`;
       const piece = choices?.[0]?.delta?.content;
       if (!piece) continue;
       pieces += 1;
       if (pieces === 1) say("status", `first piece after ${seconds()}`);
       element("answer").append(piece);
     }
-    say("status", `${response.status}, first event after ${first}, ${pieces} pieces in ${seconds()}${tokens}`, "good");
+    element("figures").textContent = `First event after ${first}${tokens}`;
+    say("status", `${response.status}, ${pieces} pieces in ${seconds()}`, "good");
   } catch {
     say("status", `broke off after ${seconds()}`, "bad");
   }

@@ -7,6 +7,7 @@ from shim.call.body import Body
 from shim.call.parse import Call
 from shim.call.routes import Route
 from shim.headers import Headers, for_upstream
+from shim.monitoring.tracing import TRACEPARENT, Span
 from shim.settings import Settings
 
 
@@ -29,13 +30,21 @@ def rewrite(
     body: Body,
     request_id: bytes,
     settings: Settings,
+    span: Span | None = None,
 ) -> UpstreamRequest:
-    """Puts the key where APIM looks for it and the path where the API has it."""
+    """Puts the key where APIM looks for it and the path where the API has it.
+
+    A `span` is named to upstream as the one that it is called from.
+    """
     key_header = settings.apim_key_header.encode()
     added = [(key_header, principal.subscription.key.encode()), (b"x-request-id", request_id)]
     if principal.authorization is not None:
         added.append((b"authorization", principal.authorization))
-    kept = for_upstream(headers, drop=(key_header, settings.user_token_header.encode()), add=added)
+    drop = [key_header, settings.user_token_header.encode()]
+    if span is not None:
+        drop += span.replaced
+        added.append((TRACEPARENT, span.traceparent))
+    kept = for_upstream(headers, drop=drop, add=added)
     if body.growth:
         kept = [_lengthened(header, body.growth) for header in kept]
     return UpstreamRequest(call.method, route.origin, route.target, kept, body)

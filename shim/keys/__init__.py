@@ -46,6 +46,7 @@ def open_key_store(
             grace=settings.key_rotation_grace,
             clock=clock,
             now=now,
+            process=process,
         )
     return CachedKeyStore(
         VaultKeyStore(secrets, prefix=settings.key_secret_prefix, now=now),

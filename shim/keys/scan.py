@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -18,8 +18,10 @@ from shim.errors import KeyStoreUnavailable, describe_defect
 from shim.keys.azure.key_vault import CALL_BUDGET, UNAVAILABLE, VaultSecrets
 from shim.keys.azure.vault_errors import RETRY_LATER, VaultError
 from shim.keys.limits import Outage
-from shim.keys.subscription import Subscription, digest_of
-from shim.keys.vault import check_reading, key_in, subscription_of
+from shim.keys.secret_state import SecretState, index_of, name_of, stamp_of, subscription_in
+from shim.keys.subscription import Subscription
+from shim.keys.vault import check_reading
+from shim.monitoring.counts import Process
 
 if TYPE_CHECKING:
     from azure.keyvault.secrets import KeyVaultSecret, SecretProperties
@@ -32,34 +34,16 @@ RESCAN_INTERVAL = 10.0
 REFRESH_AFTER = 0.7
 # Seconds for one scan. What it has read by then is kept, and the next one continues.
 SCAN_BUDGET = 120.0
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # Ten years: more could exceed what datetime can represent.
 MAX_GRACE = 10 * 365 * 86400.0
-LONG_AGO = datetime.min.replace(tzinfo=UTC)
-
-
-@dataclass(slots=True)
-class _SecretState:
-    """What is known about one secret. `stamp` changes whenever the latest version does."""
-
-    stamp: tuple[datetime | None, ...]
-    version: str
-    created: datetime
-    # By version, each read once, since the value of a version never changes; None where it holds no key.
-    versions: dict[str, Subscription | None]
-    # Earlier versions within the grace period, whose expiry is its end.
-    previous: list[Subscription] = field(default_factory=list)
-    # Whether there are any. A change to an earlier version changes no stamp, so it is looked for in every scan.
-    rotating: bool = False
-
-    def subscriptions(self) -> list[Subscription]:
-        latest = self.versions[self.version]
-        return [latest, *self.previous] if latest else self.previous
 
 
 class ScanKeyStore:
     """An index of the vault's keys by digest, which is its own cache. Times are in seconds.
 
-    * A key that is revoked in the vault is refused after `ttl` at the latest.
+    * A key that is revoked in the vault is refused after `ttl` at the latest, or RESCAN_INTERVAL after a scan that has
+      taken longer than that.
     * While the vault fails, the index stays good for `stale` after it was last complete.
     * An unknown key causes a new scan, RESCAN_INTERVAL after the last one at the earliest; until that is complete,
       and while the vault fails, looking it up raises KeyStoreUnavailable.
@@ -76,8 +60,10 @@ class ScanKeyStore:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         patience: float = CALL_BUDGET,
+        process: Process | None = None,
     ) -> None:
         self._secrets = secrets
+        self._process = process or Process()
         self._prefix = prefix.casefold()
         self._ttl = ttl
         self._stale = max(ttl, stale)
@@ -85,7 +71,7 @@ class ScanKeyStore:
         self._clock = clock
         self._now = now
         self._patience = patience
-        self._read: dict[str, _SecretState] = {}
+        self._read: dict[str, SecretState] = {}
         self._index: dict[str, list[Subscription]] = {}
         # When the first scan began; when the last complete one began, and when it ended.
         self._first_at: float | None = None
@@ -97,31 +83,51 @@ class ScanKeyStore:
 
     def peek(self, digest: str) -> Subscription | None:
         """The subscription, if that can be told without waiting; None means that `find` must be called."""
-        candidates = self._index.get(digest)
-        if not candidates:
+        if found := self._indexed(digest):
+            self._process.lookups["cached" if self._age() < self._ttl else "stale"] += 1
+        return found
+
+    async def find(self, digest: str) -> Subscription | None:
+        """As KeyStore.find. Waits at most `patience` for a scan, which goes on after that."""
+        if found := self.peek(digest):
+            return found
+        try:
+            found = await self._scanned(digest)
+        except KeyStoreUnavailable:
+            self._process.lookups["unavailable"] += 1
+            raise
+        self._process.lookups["vault" if found else "refused"] += 1
+        return found
+
+    def _indexed(self, digest: str) -> Subscription | None:
+        """What the index has, while it may be relied on."""
+        if digest not in self._index:
             return None
         age = self._age()
         if age >= self._ttl * REFRESH_AFTER:
             if age >= (self._stale if self._outage.lasts else self._ttl):
                 return None
             self._begin()
+        return self._valid(digest)
+
+    def _valid(self, digest: str) -> Subscription | None:
+        """What the index has, however old it is."""
         now = self._now()
+        candidates = self._index.get(digest, [])
         return next((candidate for candidate in candidates if candidate.is_valid_at(now)), None)
 
-    async def find(self, digest: str) -> Subscription | None:
-        """As KeyStore.find. Waits at most `patience` for a scan, which goes on after that."""
-        if found := self.peek(digest):
-            return found
+    async def _scanned(self, digest: str) -> Subscription | None:
+        """What a scan finds, or has found just now, though it took longer than `ttl`. Raises KeyStoreUnavailable."""
         if self._has_just_read():
-            return None
+            return self._valid(digest)
         scan = self._begin()
         if scan is not None:
             # Unlike await, wait does not cancel the scan together with this caller.
             await asyncio.wait([scan], timeout=self._patience)
-            if found := self.peek(digest):
+            if found := self._indexed(digest):
                 return found
             if scan.done() and self._has_just_read():
-                return None
+                return self._valid(digest)
         raise KeyStoreUnavailable(UNAVAILABLE, retry_after=self._outage.pause or 1)
 
     async def warm(self) -> None:
@@ -167,30 +173,31 @@ class ScanKeyStore:
             async with asyncio.timeout(SCAN_BUDGET):
                 await self._read_changes()
         except TimeoutError:
-            self._fail(
-                VaultError(f"Key Vault {self._secrets.url} was not read within {SCAN_BUDGET:g} seconds")
-            )
+            failure = VaultError(f"Key Vault {self._secrets.url} was not read within {SCAN_BUDGET:g} seconds")
+            self._fail(failure, begun_at)
         except VaultError as failure:
-            self._fail(failure)
+            self._fail(failure, begun_at)
         except Exception as defect:
-            self._fail(
-                VaultError(f"reading the vault failed: {describe_defect(defect)}", retry_after=RETRY_LATER)
-            )
+            reason = f"reading the vault failed: {describe_defect(defect)}"
+            self._fail(VaultError(reason, retry_after=RETRY_LATER), begun_at)
         else:
+            self._process.vault_call(self._clock() - begun_at)
             self._outage.end()
             self._complete_at = begun_at
             self._ended_at = self._clock()
         finally:
-            self._index = _index_of(self._read.values())
+            self._index = index_of(self._read.values())
             self._scan = None
 
-    def _fail(self, failure: VaultError) -> None:
-        self._outage.begin(self._secrets.unavailable(failure).retry_after)
+    def _fail(self, failure: VaultError, begun_at: float) -> None:
+        unavailable = self._secrets.unavailable(failure)
+        self._process.vault_call(self._clock() - begun_at, unavailable.code)
+        self._outage.begin(unavailable.retry_after)
 
     async def _read_changes(self) -> None:
         """Updates what is known. Raises VaultError; what could be read before that is kept."""
         listed = [item async for item in self._secrets.list() if self._is_key(item)]
-        names = {_name_of(item) for item in listed}
+        names = {name_of(item) for item in listed}
         self._read = {name: read for name, read in self._read.items() if name in names}
         items = iter(listed)
         failures: list[VaultError] = []
@@ -213,13 +220,13 @@ class ScanKeyStore:
     def _is_key(self, item: SecretProperties) -> bool:
         # A managed secret is the private key of a certificate. If the latest version is disabled, so are the others.
         return (
-            _name_of(item).casefold().startswith(self._prefix)
+            name_of(item).casefold().startswith(self._prefix)
             and item.enabled is not False
             and not item.managed
         )
 
     async def _read_secret(self, item: SecretProperties) -> None:
-        name, stamp = _name_of(item), _stamp_of(item)
+        name, stamp = name_of(item), stamp_of(item)
         read = self._read.get(name)
         if read is None or read.stamp != stamp:
             secret = await self._secrets.get(name)
@@ -244,16 +251,16 @@ class ScanKeyStore:
         secret: KeyVaultSecret,
         stamp: tuple[datetime | None, ...],
         versions: dict[str, Subscription | None],
-    ) -> _SecretState:
+    ) -> SecretState:
         version = secret.properties.version or ""
-        return _SecretState(
+        return SecretState(
             stamp=stamp,
             version=version,
             created=secret.properties.created_on or LONG_AGO,
-            versions={**versions, version: _subscription_in(secret)},
+            versions={**versions, version: subscription_in(secret)},
         )
 
-    async def _read_previous(self, name: str, read: _SecretState) -> None:
+    async def _read_previous(self, name: str, read: SecretState) -> None:
         listed = [item async for item in self._secrets.versions(name)]
         # Times are in whole seconds: among versions of the same second, the latest comes last.
         listed.sort(key=lambda item: (item.version == read.version, item.created_on or LONG_AGO))
@@ -269,34 +276,11 @@ class ScanKeyStore:
                 previous.append(replace(found, not_before=older.not_before, expires=expires))
         read.previous, read.rotating = previous, rotating
 
-    async def _version(self, name: str, item: SecretProperties, read: _SecretState) -> Subscription | None:
+    async def _version(self, name: str, item: SecretProperties, read: SecretState) -> Subscription | None:
         version = item.version or ""
         if version not in read.versions:
             secret = await self._secrets.get(name, version)
             if secret is None:
                 return None
-            read.versions[version] = _subscription_in(secret)
+            read.versions[version] = subscription_in(secret)
         return read.versions[version]
-
-
-def _index_of(secrets: Iterable[_SecretState]) -> dict[str, list[Subscription]]:
-    """Subscriptions by digest: two secrets may hold the same key, and one may outlive the other."""
-    index: dict[str, list[Subscription]] = {}
-    for read in secrets:
-        for subscription in read.subscriptions():
-            index.setdefault(subscription.digest, []).append(subscription)
-    return index
-
-
-def _name_of(item: SecretProperties) -> str:
-    return item.name or ""
-
-
-def _stamp_of(item: SecretProperties) -> tuple[datetime | None, ...]:
-    # A list does not name the version, but gives the times of the latest one.
-    return item.created_on, item.updated_on, item.not_before, item.expires_on
-
-
-def _subscription_in(secret: KeyVaultSecret) -> Subscription | None:
-    key = key_in(secret)
-    return subscription_of(secret, digest=digest_of(key), label=secret.name or "") if key else None

@@ -74,6 +74,7 @@ def line(record: CallRecord) -> str:
         "client": record.client,
         "key_header": record.scheme,
         "dialect": record.dialect,
+        "trace_id": record.span.trace_id if record.span else "",
         "tokens": record.usage._asdict() if record.usage else None,
     }
     return json.dumps({name: value for name, value in told.items() if value not in ("", None)})

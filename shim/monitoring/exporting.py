@@ -8,33 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 from shim.errors import describe_defect
+from shim.monitoring import exporters
 from shim.monitoring.call_log import CallLog
 from shim.monitoring.counts import Process
 from shim.monitoring.record import Meter, Sink
 from shim.monitoring.tally import Key, Series, Tally
+from shim.monitoring.trace_export import Tracing, span_destinations_of
+from shim.monitoring.tracing import sampler
 from shim.settings import Settings
 
 if TYPE_CHECKING:
-    from azure.core.credentials import TokenCredential
     from opentelemetry.sdk.metrics.export import MetricExporter, MetricsData
-    from opentelemetry.sdk.resources import Resource
 
 log = logging.getLogger("shim")
-
-# Azure Monitor's exporter tells Microsoft about itself, and asks for remote configuration, unless these say no.
-_QUIET = (
-    "APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED",
-    "APPLICATIONINSIGHTS_SDKSTATS_DISABLED",
-    "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL",
-)
 
 
 class Destination:
@@ -69,7 +61,7 @@ class Destination:
         if self._exporter is None:
             self._exporter = self._open()
         now = time.time_ns()
-        span, resource = Span(self._since, now, self._cumulative), _resource()
+        span, resource = Span(self._since, now, self._cumulative), exporters.resource()
         for keys, data in list(of_calls(self._tally.series, span, resource)):
             if not self._deliver(data):
                 return
@@ -112,7 +104,9 @@ class Telemetry:
         *,
         interval: float = 60,
         connections: Callable[[], Mapping[str, int]] = dict,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self.meter = meter
         self._tally = tally or Tally()
         self._destinations = destinations
@@ -124,17 +118,23 @@ class Telemetry:
     def of(cls, settings: Settings, *, connections: Callable[[], Mapping[str, int]] = dict) -> Self:
         """As the settings say."""
         tally, destinations = Tally(), destinations_of(settings)
+        tracing = tracing_of(settings, tally)
         sinks: list[Sink] = [CallLog(settings.log_calls), *([tally.add] if destinations else [])]
+        sinks += [tracing.add] if tracing else []
         return cls(
-            Meter(sinks),
+            Meter(sinks, begin_span=sampler(settings.otel_traces_sampler) if tracing else None),
             tally,
             destinations,
             interval=settings.otel_metric_export_interval,
             connections=connections,
+            tracing=tracing,
         )
 
     async def run(self) -> None:
-        """Exports for ever, each `interval` seconds."""
+        """Exports for ever: metrics each `interval` seconds, spans at intervals of their own."""
+        await asyncio.gather(self._run_metrics(), *([self._tracing.run()] if self._tracing else []))
+
+    async def _run_metrics(self) -> None:
         while self._destinations:
             await asyncio.sleep(self._interval)
             await self.export()
@@ -160,47 +160,22 @@ def destinations_of(settings: Settings) -> list[Destination]:
         return []
     found = []
     if settings.applicationinsights_connection_string:
-        found.append(Destination("Azure Monitor", lambda: _open_azure_monitor(settings), cumulative=False))
+        found.append(
+            Destination("Azure Monitor", lambda: exporters.azure_monitor_metrics(settings), cumulative=False)
+        )
     if settings.otel_exporter_otlp_endpoint:
         cumulative = settings.otel_metrics_temporality == "cumulative"
-        found.append(Destination("the OTLP receiver", _open_otlp, cumulative=cumulative))
+        found.append(Destination("the OTLP receiver", exporters.otlp_metrics, cumulative=cumulative))
     return found
 
 
-def _open_azure_monitor(settings: Settings) -> MetricExporter:
-    for name in _QUIET:
-        os.environ.setdefault(name, "true")
-    from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
-
-    return AzureMonitorMetricExporter(
-        connection_string=settings.applicationinsights_connection_string,
-        credential=_credential(settings),
-        # What could not be sent is kept in memory, in one form for all destinations, and not on the disk as well.
-        disable_offline_storage=True,
-        max_envelopes_per_second=0,
+def tracing_of(settings: Settings, tally: Tally) -> Tracing | None:
+    """None where no spans are asked for, so that calls make none."""
+    destinations = span_destinations_of(settings)
+    if not destinations:
+        return None
+    return Tracing(
+        destinations,
+        lambda record: tally.model_of(record.model, record.status),
+        interval=settings.otel_bsp_schedule_delay,
     )
-
-
-def _credential(settings: Settings) -> TokenCredential:
-    from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
-
-    if settings.in_azure:
-        return ManagedIdentityCredential(client_id=settings.azure_client_id)
-    return DefaultAzureCredential(managed_identity_client_id=settings.azure_client_id)
-
-
-def _open_otlp() -> MetricExporter:
-    """The exporter reads OTEL_EXPORTER_OTLP_* itself: endpoint, headers, compression, certificates, timeout."""
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-
-    return OTLPMetricExporter()
-
-
-def _resource() -> Resource:
-    """The site and the instance, as the host names them in its own telemetry, unless OTEL_RESOURCE_ATTRIBUTES does."""
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-
-    site = os.environ.get("WEBSITE_SITE_NAME", "apim-openai-shim")
-    instance = os.environ.get("WEBSITE_POD_NAME") or os.environ.get("WEBSITE_INSTANCE_ID") or platform.node()
-    named = Resource({"service.name": site, "service.instance.id": instance})
-    return named.merge(OTELResourceDetector().detect())

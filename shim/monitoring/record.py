@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from shim.headers import Headers, values_of
 from shim.monitoring.clients import client_of
 from shim.monitoring.counts import Process
+from shim.monitoring.tracing import BeginSpan, Span
 from shim.monitoring.usage import Usage, UsageReader
 
 # `"model": "…"` as a key of JSON, for bodies that go through unread; within a string its quotes would be escaped.
@@ -24,7 +25,7 @@ class CallRecord:
     __slots__ = (
         "_meter", "_usage", "began", "client", "code", "dialect", "first_event", "has_model", "has_usage", "head",
         "is_stream", "label", "model", "operation", "over", "reason", "received", "request_id", "scheme",
-        "sent", "status",
+        "sent", "span", "status",
     )  # fmt: skip
 
     def __init__(self, meter: "Meter", headers: Headers, request_id: bytes) -> None:
@@ -38,11 +39,20 @@ class CallRecord:
         self.head: float | None = None
         self.first_event: float | None = None
         self.over: float | None = None
+        self.span: Span | None = None
         self._usage: UsageReader | None = None
 
     @property
     def usage(self) -> Usage | None:
         return self._usage.usage if self._usage else None
+
+    def begin_span(self, received: Headers, method: str, origin: str) -> Span | None:
+        """The span of the request that goes upstream now, to `origin`; None where this call is not traced."""
+        if self._meter.begin_span is not None and (span := self._meter.begin_span(received)) is not None:
+            span.method, span.origin = method, origin
+            span.began, span.started = time.time_ns(), self._meter.clock()
+            self.span = span
+        return self.span
 
     def arrived(self, chunk: bytes) -> None:
         """A piece of the request's body has come; `model` is looked for in it if nobody else reads that."""
@@ -90,10 +100,20 @@ class CallRecord:
 
 
 class Meter:
-    """Begins records, and hands those that are over to `sinks`; `process` is what concerns no one call."""
+    """Begins records, and hands those that are over to `sinks`; `process` is what concerns no one call.
 
-    def __init__(self, sinks: Sequence[Sink] = (), *, clock: Callable[[], float] = time.perf_counter) -> None:
+    Where calls are traced, `begin_span` begins the spans of their requests upstream.
+    """
+
+    def __init__(
+        self,
+        sinks: Sequence[Sink] = (),
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        begin_span: BeginSpan | None = None,
+    ) -> None:
         self.process = Process()
+        self.begin_span = begin_span
         self.clock = clock
         self._sinks = tuple(sinks)
 

@@ -88,7 +88,7 @@ class Tally:
         key = Key(
             _bounded(record.label, self._labels, MAX_LABELS),
             record.operation or OTHER,
-            self._model(record.model, record.status),
+            self.model_of(record.model, record.status),
             f"{record.status // 100}xx",
             record.code,
             record.scheme,
@@ -117,7 +117,7 @@ class Tally:
             key = Key(key.label, OTHER, OTHER, key.status, "", "", "", "")
         return self.series.setdefault(key, Series())
 
-    def _model(self, model: str, status: int) -> str:
+    def model_of(self, model: str, status: int) -> str:
         """A model is one once upstream has accepted it: what callers make up makes no series."""
         if not model or model in self._models:
             return model

@@ -42,6 +42,19 @@ _SCHEDULE = r"[0-9*/,\-]+( +[0-9A-Za-z*/,\-]+){5}"
 
 type LogCalls = Literal["all", "errors", "none"]
 
+# Of OpenTelemetry's samplers those that need no argument and drop nothing on their own.
+type Sampler = Literal["parentbased_always_on", "always_on"]
+
+_SAMPLERS: dict[str, Sampler] = {"parentbased_always_on": "parentbased_always_on", "always_on": "always_on"}
+
+# The name under which azure-monitor-opentelemetry-exporter registers itself (opentelemetry_traces_exporter).
+AZURE_MONITOR_TRACES = "azure_monitor_opentelemetry_exporter"
+_TRACES_EXPORTERS = ("otlp", AZURE_MONITOR_TRACES)
+_HOST_SAMPLES_NOTHING = (
+    "OTEL_TRACES_SAMPLER is not set, so that callers decide which calls are traced, and the Functions host decides for"
+    " those that send no traceparent: not to. Set always_on to trace every call, or parentbased_always_on to keep it so"
+)
+
 _LOG_CALLS: dict[str, LogCalls] = {"all": "all", "errors": "errors", "none": "none"}
 
 # Dedicated and Premium plans set the first, Consumption and Flex Consumption the others.
@@ -158,6 +171,21 @@ class Settings:
     otel_metric_export_interval: float = _setting(
         lambda read: read.number("OTEL_METRIC_EXPORT_INTERVAL", 60_000, least=10) / 1000
     )
+    otel_traces_exporters: tuple[str, ...] = _setting(lambda read: _traces_exporters(read))
+    otel_exporter_otlp_traces_endpoint: str | None = _setting(
+        lambda read: (
+            read.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+            or read.text("OTEL_EXPORTER_OTLP_ENDPOINT")
+            or None
+        ),
+        secret=True,
+    )
+    otel_traces_sampler: Sampler = _setting(
+        lambda read: read.choice("OTEL_TRACES_SAMPLER", _SAMPLERS, "parentbased_always_on")
+    )
+    otel_bsp_schedule_delay: float = _setting(
+        lambda read: read.number("OTEL_BSP_SCHEDULE_DELAY", 5_000, least=10) / 1000
+    )
     otel_sdk_disabled: bool = _setting(lambda read: read.flag("OTEL_SDK_DISABLED"))
     azure_resource_manager_url: str = _setting(
         lambda read: read.url("AZURE_RESOURCE_MANAGER_URL", https_only=True) or AZURE_RESOURCE_MANAGER_URL
@@ -193,6 +221,8 @@ class Settings:
         read.problems += settings._contradictions()
         if settings.max_body_bytes >= read.number(_HOSTS_BODY_LIMIT, 100 * MIB, least=0):
             read.warnings.append(_BODY_LIMIT_HIDDEN)
+        if settings.otel_traces_exporters and not read.text("OTEL_TRACES_SAMPLER"):
+            read.warnings.append(_HOST_SAMPLES_NOTHING)
         if read.problems:
             raise SettingsError(
                 read.problems, settings.cors_origins, settings.cors_credentials, settings.retirement
@@ -213,6 +243,15 @@ class Settings:
             problems.append("KEY_VAULT_URL and LOCAL_SUBSCRIPTION_KEYS are both set: keep one")
         if self.apim_resource_id and not self.key_vault_url:
             problems.append("APIM_RESOURCE_ID needs KEY_VAULT_URL, where the imported keys are put")
+        if "otlp" in self.otel_traces_exporters and not self.otel_exporter_otlp_traces_endpoint:
+            problems.append(
+                "OTEL_TRACES_EXPORTER names otlp: set OTEL_EXPORTER_OTLP_ENDPOINT to its receiver"
+            )
+        connection = self.applicationinsights_connection_string
+        if AZURE_MONITOR_TRACES in self.otel_traces_exporters and not connection:
+            problems.append(
+                "OTEL_TRACES_EXPORTER names Azure Monitor: set APPLICATIONINSIGHTS_CONNECTION_STRING"
+            )
         if self.user_token_header == self.apim_key_header:
             problems.append("USER_TOKEN_HEADER and APIM_KEY_HEADER must differ")
         if self.cors_credentials and any(origin.is_any for origin in self.cors_origins):
@@ -226,3 +265,15 @@ def _v1_of(read: Reader) -> str:
     """Where Azure OpenAI has its v1 API: below the base of the dated one."""
     base = read.text("APIM_BASE_URL").rstrip("/")
     return f"{base}/v1" if base else ""
+
+
+def _traces_exporters(read: Reader) -> tuple[str, ...]:
+    named = tuple(name.lower() for name in read.names("OTEL_TRACES_EXPORTER"))
+    if named == ("none",):
+        return ()
+    if not set(named) <= set(_TRACES_EXPORTERS):
+        read.problems.append(
+            f"OTEL_TRACES_EXPORTER must be none, or a list of {' and '.join(_TRACES_EXPORTERS)}"
+        )
+        return ()
+    return named

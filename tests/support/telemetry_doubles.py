@@ -1,11 +1,11 @@
-"""Receivers of metrics: an OTLP receiver, Application Insights' ingestion endpoint, and the identity endpoint."""
+"""Receivers of metrics and spans: an OTLP receiver, and Application Insights' ingestion endpoint with an identity's."""
 
 import asyncio
 import functools
 import gzip
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 from devhost.azure.tls import server_tls, write_authority
 
@@ -40,22 +45,54 @@ class Point:
         return all(mine.get(name, "") == value for name, value in attributes.items())
 
 
+@dataclass(frozen=True, slots=True)
+class SeenSpan:
+    """A span as it was received, its ids in hex; `began` is in nanoseconds since 1970, -1 where that is not told."""
+
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str
+    is_client: bool
+    failed: bool
+    began: int
+    ended: int
+    attributes: Mapping[str, str | int]
+
+
 @dataclass(slots=True)
 class Receiver:
-    """Where metrics arrive. While it `fails`, it answers 503."""
+    """Where metrics and spans arrive. While it `fails`, it answers 503."""
 
     url: str = ""
     points: list[Point] = field(default_factory=list)
+    spans: list[SeenSpan] = field(default_factory=list)
     raw: list[bytes] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
     fails: bool = False
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     refused: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def take(self, raw: bytes, points: list[Point]) -> None:
+    def take(self, raw: bytes, points: Iterable[Point] = (), spans: Iterable[SeenSpan] = ()) -> None:
         self.raw.append(raw)
         self.points += points
+        self.spans += spans
         self.arrived.set()
+
+    async def span(self, timeout: float = 30, **known: object) -> SeenSpan:
+        """The one span whose fields are `known`, once it is there. Raises TimeoutError."""
+        async with asyncio.timeout(timeout):
+            while True:
+                self.arrived.clear()
+                found = [
+                    span
+                    for span in self.spans
+                    if all(getattr(span, name) == value for name, value in known.items())
+                ]
+                if found:
+                    [span] = found
+                    return span
+                await self.arrived.wait()
 
     async def until(self, name: str, count: int = 1, timeout: float = 30, **attributes: str) -> list[Point]:
         """The points of an instrument, once their counts have come to `count`. Raises TimeoutError."""
@@ -69,6 +106,35 @@ class Receiver:
 
     def total(self, name: str, **attributes: str) -> float:
         return sum(point.value for point in self.points if point.name == name and point.has(**attributes))
+
+
+async def _take_otlp_spans(receiver: Receiver, request: web.Request) -> web.Response:
+    raw = await request.read()
+    if receiver.fails:
+        receiver.refused.set()
+        return web.Response(status=503)
+    asked = ExportTraceServiceRequest.FromString(raw)
+    spans = [
+        _span_of(span) for resource in asked.resource_spans for scope in resource.scope_spans for span in scope.spans
+    ]  # fmt: skip
+    receiver.take(raw, spans=spans)
+    return web.Response(
+        body=ExportTraceServiceResponse().SerializeToString(), content_type="application/x-protobuf"
+    )
+
+
+def _span_of(span: trace_pb2.Span) -> SeenSpan:
+    return SeenSpan(
+        span.name,
+        span.trace_id.hex(),
+        span.span_id.hex(),
+        span.parent_span_id.hex(),
+        span.kind == trace_pb2.Span.SPAN_KIND_CLIENT,
+        span.status.code == trace_pb2.Status.STATUS_CODE_ERROR,
+        span.start_time_unix_nano,
+        span.end_time_unix_nano,
+        {each.key: each.value.string_value or each.value.int_value for each in span.attributes},
+    )
 
 
 async def _take_otlp(receiver: Receiver, request: web.Request) -> web.Response:
@@ -105,7 +171,7 @@ def _points_of(metric: Any) -> list[Point]:
 
 
 async def _take_track(receiver: Receiver, request: web.Request) -> web.Response:
-    """POST /v2.1/track: envelopes of the type MetricData, one point each."""
+    """POST /v2.1/track: envelopes, of the type MetricData with one point each, or of RemoteDependencyData."""
     raw = await request.read()
     if raw[:2] == b"\x1f\x8b":
         raw = gzip.decompress(raw)
@@ -116,14 +182,33 @@ async def _take_track(receiver: Receiver, request: web.Request) -> web.Response:
         receiver.refused.set()
         return web.Response(status=503)
     items = json.loads(raw)
-    points = []
+    points, spans = [], []
     for item in items:
         assert item["iKey"] == INSTRUMENTATION_KEY
         base = item["data"]["baseData"]
+        if item["data"]["baseType"] == "RemoteDependencyData":
+            spans.append(_dependency_of(item, base))
+            continue
         [metric] = base["metrics"]
         points.append(Point(metric["name"], base["properties"], metric["value"], metric["count"]))
-    receiver.take(raw, points)
+    receiver.take(raw, points, spans)
     return web.json_response({"itemsReceived": len(items), "itemsAccepted": len(items), "errors": []})
+
+
+def _dependency_of(item: dict[str, Any], base: dict[str, Any]) -> SeenSpan:
+    """https://learn.microsoft.com/azure/azure-monitor/app/data-model-complete#dependency-telemetry"""
+    about = {name: base[name] for name in ("type", "target", "data", "resultCode")}
+    return SeenSpan(
+        base["name"],
+        item["tags"]["ai.operation.id"],
+        base["id"],
+        item["tags"].get("ai.operation.parentId", ""),
+        base["type"] == "HTTP",
+        not base["success"],
+        -1,
+        -1,
+        {**base["properties"], **about},
+    )
 
 
 async def _give_token(_: Receiver, request: web.Request) -> web.Response:
@@ -151,6 +236,7 @@ async def receiving(folder: Path) -> AsyncIterator[tuple[Receiver, Receiver, dic
     otlp, insights = Receiver(), Receiver()
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_post("/v1/metrics", functools.partial(_take_otlp, otlp))
+    app.router.add_post("/v1/traces", functools.partial(_take_otlp_spans, otlp))
     # Azure's connection strings end with a slash, before which the SDK puts another.
     app.router.add_post("/{slash:/?}v2.1/track", functools.partial(_take_track, insights))
     app.router.add_get("/msi/token", functools.partial(_give_token, insights))

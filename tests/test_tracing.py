@@ -1,0 +1,472 @@
+"""A span for each request upstream: through the worker and the real exporters, to receivers that decode them."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from queue import SimpleQueue
+
+import pytest
+from aiohttp import web
+from hypothesis import example, given
+from hypothesis import strategies as st
+from openai import AsyncOpenAI
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from devhost.host import Host
+from devhost.platform import CORE_TOOLS
+from devhost.standin import Received, Standin
+from shim.monitoring.trace_export import MAX_BATCH, SpanDestination
+from shim.monitoring.tracing import Span, SpanRecord, parent_of, sampler
+from tests.conftest import KEY, StartHost
+from tests.support.telemetry_doubles import Receiver, receiving
+from tests.support.wire import connect, exchange, invoke, request
+
+EXPORTERS = "otlp,azure_monitor_opentelemetry_exporter"
+REFLECT = 'x-standin: {"reflect": true}'
+STATE = "congo=t61rcWkgMzE"
+type Running = tuple[Host, Receiver, Receiver]
+
+
+@pytest.fixture(scope="module")
+async def traced(start_host: StartHost, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    async with receiving(tmp_path_factory.mktemp("telemetry")) as (otlp, insights, settings):
+        host = await start_host(
+            **settings,
+            OTEL_TRACES_EXPORTER=EXPORTERS,
+            OTEL_TRACES_SAMPLER="parentbased_always_on",
+            OTEL_BSP_SCHEDULE_DELAY="100",
+            UPSTREAM_IDLE_TIMEOUT="30",
+        )
+        yield host, otlp, insights
+
+
+def caller(flags: str = "01") -> tuple[str, str, str]:
+    """A caller's `traceparent`, and the ids in it."""
+    trace_id, span_id = uuid.uuid4().hex, uuid.uuid4().hex[:16]
+    return f"00-{trace_id}-{span_id}-{flags}", trace_id, span_id
+
+
+def reflected(body: bytes) -> dict[str, str]:
+    """The headers that upstream received; those that came twice would be joined, and are in no test."""
+    headers: list[tuple[str, str]] = json.loads(body)["headers"]
+    names = [name.lower() for name, _ in headers]
+    assert names.count("traceparent") <= 1
+    return {name.lower(): value for name, value in headers}
+
+
+async def reflect(host: Host, *headers: str) -> dict[str, str]:
+    """What upstream received of a call with these headers."""
+    body = b'{"model": "gpt-4o", "messages": []}'
+    call = request("POST", "/v1/chat/completions?x=1", REFLECT, *headers, body=body, key=KEY)
+    answer = await exchange(host.url, call)
+    assert answer.status == 200, answer.body
+    return reflected(answer.body)
+
+
+async def test_a_callers_trace_goes_on_through_the_span_of_the_request_upstream(traced: Running) -> None:
+    host, otlp, insights = traced
+    traceparent, trace_id, parent_id = caller()
+    async with AsyncOpenAI(base_url=f"{host.url}/openai/v1", api_key=KEY) as client:
+        done = await client.chat.completions.create(
+            model="gpt-4o",
+            messages=[{"role": "user", "content": "Hi"}],
+            extra_headers={"traceparent": traceparent},
+        )
+    assert done.usage is not None
+    shared = {
+        "gen_ai.request.model": "gpt-4o",
+        "apim_shim.subscription": "team-a",
+        "apim_shim.operation": "POST /chat/completions",
+    }
+    span = await otlp.span(trace_id=trace_id)
+    port = span.attributes["server.port"]
+    assert span.name == "POST /chat/completions"
+    assert (span.parent_id, span.is_client, span.failed) == (parent_id, True, False)
+    assert span.attributes == {
+        **shared,
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+        "url.template": "/chat/completions",
+        "server.address": "127.0.0.1",
+        "server.port": port,
+        "gen_ai.usage.input_tokens": done.usage.prompt_tokens,
+        "gen_ai.usage.output_tokens": done.usage.completion_tokens,
+    }
+    dependency = await insights.span(trace_id=trace_id)
+    assert (dependency.name, dependency.span_id) == (span.name, span.span_id)
+    assert (dependency.parent_id, dependency.is_client, dependency.failed) == (parent_id, True, False)
+    assert dependency.attributes == {
+        **shared,
+        "type": "HTTP",
+        "target": f"127.0.0.1:{port}",
+        "data": f"http://127.0.0.1:{port}/chat/completions",
+        "resultCode": "200",
+        "gen_ai.usage.input_tokens": str(done.usage.prompt_tokens),
+        "gen_ai.usage.output_tokens": str(done.usage.completion_tokens),
+    }
+
+
+async def test_upstream_is_told_our_span_and_the_callers_state(traced: Running) -> None:
+    host, otlp, _ = traced
+    traceparent, trace_id, parent_id = caller("03")
+    sent = await reflect(host, f"traceparent: {traceparent}", f"tracestate: {STATE}")
+    span = await otlp.span(trace_id=trace_id)
+    assert span.span_id != parent_id
+    # With the flag of ids drawn at random, as the caller set it.
+    assert sent["traceparent"] == f"00-{trace_id}-{span.span_id}-03"
+    assert sent["tracestate"] == STATE
+
+
+async def test_a_call_that_its_caller_does_not_sample_goes_through_unchanged_without_a_span(
+    traced: Running,
+) -> None:
+    host, otlp, insights = traced
+    unsampled, trace_id, _ = caller("00")
+    sent = await reflect(host, f"traceparent: {unsampled}", f"tracestate: {STATE}")
+    assert (sent["traceparent"], sent["tracestate"]) == (unsampled, STATE)
+    # Spans are exported in the order in which they end: that of this later call would have come after it.
+    later, later_id, _ = caller()
+    await reflect(host, f"traceparent: {later}")
+    for receiver in (otlp, insights):
+        await receiver.span(trace_id=later_id)
+        assert [span for span in receiver.spans if span.trace_id == trace_id] == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ["traceparent: 00-00000000000000000000000000000000-b7ad6b7169203331-01", f"tracestate: {STATE}"],
+        ["traceparent: hello", f"tracestate: {STATE}"],
+        [f"tracestate: {STATE}"],
+        [],
+    ],
+    ids=["of no trace", "malformed", "state alone", "none"],
+)
+async def test_what_cannot_be_made_out_begins_a_new_trace_without_the_old_ones_state(
+    traced: Running, headers: list[str]
+) -> None:
+    host, otlp, _ = traced
+    body = b'{"model": "gpt-4o", "messages": []}'
+    call = request("POST", "/v1/chat/completions", REFLECT, *headers, body=body, key=KEY)
+    # To the worker itself: the host would have put a traceparent of its own where there is none.
+    answer, _ = await invoke(host.worker, call)
+    sent = reflected(answer.body)
+    version, trace_id, span_id, flags = sent["traceparent"].split("-")
+    assert (version, flags) == ("00", "01")
+    assert "tracestate" not in sent
+    span = await otlp.span(trace_id=trace_id)
+    assert (span.span_id, span.parent_id) == (span_id, "")
+
+
+async def test_while_tracing_is_off_the_callers_trace_goes_through_unchanged(host: Host) -> None:
+    for flags in ("00", "01"):
+        traceparent, _, _ = caller(flags)
+        sent = await reflect(host, f"traceparent: {traceparent}", f"tracestate: {STATE}")
+        assert (sent["traceparent"], sent["tracestate"]) == (traceparent, STATE)
+
+
+async def test_with_always_on_every_call_has_a_span_though_the_functions_host_says_unsampled(
+    start_host: StartHost, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async with receiving(tmp_path_factory.mktemp("telemetry")) as (otlp, _, settings):
+        host = await start_host(
+            platform=CORE_TOOLS,
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{settings['OTEL_EXPORTER_OTLP_ENDPOINT']}/v1/traces",
+            OTEL_TRACES_EXPORTER="otlp",
+            OTEL_TRACES_SAMPLER="always_on",
+            OTEL_BSP_SCHEDULE_DELAY="100",
+        )
+        _, trace_id, span_id, flags = (await reflect(host))["traceparent"].split("-")
+        span = await otlp.span(trace_id=trace_id)
+        assert flags == "01"
+        assert span.span_id == span_id
+        assert span.parent_id != ""  # the host's
+        # That endpoint is for spans alone.
+        assert otlp.points == []
+
+
+async def test_a_span_lasts_from_before_the_request_to_the_end_of_the_responses_body(
+    traced: Running, standin: Standin
+) -> None:
+    host, otlp, insights = traced
+    request_id, gate, times = str(uuid.uuid4()), asyncio.Event(), []
+    traceparent, trace_id, _ = caller()
+
+    async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
+        times.append(time.time_ns())
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(upstream)
+        await response.write(b"data: 1\n\n")
+        await gate.wait()
+        times.append(time.time_ns())
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    standin.answers[request_id] = answer
+    called = time.time_ns()
+    async with connect(host.url) as wire:
+        head = f"x-request-id: {request_id}", f"traceparent: {traceparent}"
+        await wire.send(
+            request(
+                "POST", "/v1/chat/completions", *head, body=b'{"model": "gpt-4o", "stream": true}', key=KEY
+            )
+        )
+        await wire.head()
+        # Another call's span is exported meanwhile, and this one's is not.
+        other, other_id, _ = caller()
+        await reflect(host, f"traceparent: {other}")
+        for receiver in (otlp, insights):
+            await receiver.span(trace_id=other_id)
+            assert [span for span in receiver.spans if span.trace_id == trace_id] == []
+        gate.set()
+        while await wire.chunk() is not None:
+            pass
+    span = await otlp.span(trace_id=trace_id)
+    assert called <= span.began <= times[0] < times[1] <= span.ended <= time.time_ns()
+    await insights.span(trace_id=trace_id)
+
+
+async def test_what_upstream_refuses_and_what_breaks_off_is_an_error(
+    traced: Running, standin: Standin
+) -> None:
+    host, otlp, insights = traced
+    refused, refused_id, _ = caller()
+    body = b'{"model": "gpt-4o", "messages": [], "stream": true}'
+    call = request(
+        "POST", "/v1/chat/completions", 'x-standin: {"status": 429}', f"traceparent: {refused}", body=body, key=KEY
+    )  # fmt: skip
+    assert (await exchange(host.url, call)).status == 429
+    broken, broken_id, _ = caller()
+    request_id = str(uuid.uuid4())
+
+    async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(upstream)
+        await response.write(b"data: 1\n\n")
+        assert upstream.transport is not None
+        upstream.transport.abort()
+        return response
+
+    standin.answers[request_id] = answer
+    head = f"x-request-id: {request_id}", f"traceparent: {broken}"
+    assert not (
+        await exchange(host.url, request("POST", "/v1/chat/completions", *head, body=body, key=KEY))
+    ).whole
+    for trace_id, status, error in ((refused_id, 429, "429"), (broken_id, 200, "upstream_broken")):
+        span = await otlp.span(trace_id=trace_id)
+        assert span.failed
+        assert span.attributes["http.response.status_code"] == status
+        assert span.attributes["error.type"] == error
+        assert "gen_ai.usage.input_tokens" not in span.attributes
+        assert (await insights.span(trace_id=trace_id)).failed
+
+
+async def test_an_upstream_that_cannot_be_reached_has_no_status(
+    start_host: StartHost, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async with receiving(tmp_path_factory.mktemp("telemetry")) as (otlp, insights, settings):
+        host = await start_host(
+            **settings,
+            APIM_BASE_URL="http://127.0.0.1:1/openai",
+            OTEL_TRACES_EXPORTER="OTLP",
+            OTEL_BSP_SCHEDULE_DELAY="100",
+        )
+        traceparent, trace_id, _ = caller()
+        call = request("GET", "/v1/files/file-1", f"traceparent: {traceparent}", key=KEY)
+        assert (await exchange(host.url, call)).status == 502
+        span = await otlp.span(trace_id=trace_id)
+        assert (span.name, span.failed) == ("GET /files/…", True)
+        assert span.attributes["error.type"] == "upstream_unreachable"
+        assert "http.response.status_code" not in span.attributes
+        # Only metrics go there: it is not named for spans.
+        await insights.until("gen_ai.server.request.duration")
+        assert insights.spans == []
+
+
+async def test_what_the_shim_refuses_itself_has_no_span(traced: Running) -> None:
+    host, otlp, _ = traced
+    refused, refused_id, _ = caller()
+    call = request("GET", "/v1/models", f"traceparent: {refused}", key="x" * 32)
+    assert (await exchange(host.url, call)).status == 401
+    later, later_id, _ = caller()
+    await reflect(host, f"traceparent: {later}")
+    await otlp.span(trace_id=later_id)
+    assert [span for span in otlp.spans if span.trace_id == refused_id] == []
+
+
+async def test_spans_that_could_not_be_sent_are_sent_later(traced: Running) -> None:
+    host, otlp, insights = traced
+    traceparent, trace_id, _ = caller()
+    insights.fails = True
+    insights.refused.clear()
+    await reflect(host, f"traceparent: {traceparent}")
+    await asyncio.wait_for(insights.refused.wait(), 30)
+    # What one receiver does not take keeps the other waiting for nothing.
+    await otlp.span(trace_id=trace_id)
+    assert [span for span in insights.spans if span.trace_id == trace_id] == []
+    insights.fails = False
+    await insights.span(trace_id=trace_id)
+
+
+# The queue.
+
+
+class Exporter(SpanExporter):
+    """Takes spans, or not."""
+
+    def __init__(self) -> None:
+        self.taken: list[ReadableSpan] = []
+        self.sizes: SimpleQueue[int] = SimpleQueue()
+        self.fails = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if self.fails:
+            return SpanExportResult.FAILURE
+        self.taken += spans
+        self.sizes.put(len(spans))
+        return SpanExportResult.SUCCESS
+
+
+def ended(count: int, *, first: int = 1) -> list[SpanRecord]:
+    return [
+        SpanRecord(
+            trace_id="1" * 32, span_id=f"{number:016x}", parent_id="", flags=1, start=0, end=1, method="GET",
+            origin="https://a.example", operation="other", label="", model="", status=200, error="",
+            input_tokens=None, output_tokens=None,
+        )
+        for number in range(first, first + count)
+    ]  # fmt: skip
+
+
+def ids(exporter: Exporter) -> list[int]:
+    return [span.context.span_id for span in exporter.taken if span.context]
+
+
+async def test_the_oldest_spans_are_dropped_beyond_the_limit_and_their_number_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    exporter = Exporter()
+    destination = SpanDestination("a receiver", lambda: exporter, max_queue=10)
+    exporter.fails = True
+    for at in range(0, 40, 4):
+        for span in ended(4, first=at + 1):
+            destination.offer(span)
+        await destination.export()
+    exporter.fails = False
+    await destination.export()
+    assert ids(exporter) == list(range(31, 41))
+    assert [record.message for record in caplog.records] == [
+        "spans cannot be sent to a receiver (it did not take them); up to 10 of them are kept and sent later",
+        "spans for a receiver are dropped: more come than it takes",
+        "spans reach a receiver again; 30 were dropped meanwhile",
+    ]
+    await destination.export()
+    assert len(exporter.taken) == 10
+
+
+async def test_an_exporter_that_raises_loses_no_span_and_its_fault_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    exporter, openings = Exporter(), iter([False, True])
+
+    def open_exporter() -> SpanExporter:
+        if next(openings):
+            return exporter
+        raise ValueError("a connection string with a secret in it")
+
+    destination = SpanDestination("a receiver", open_exporter)
+    for span in ended(3):
+        destination.offer(span)
+    await destination.export()
+    assert exporter.taken == []
+    await destination.export()
+    assert ids(exporter) == [1, 2, 3]
+    assert "ValueError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_a_full_batch_is_sent_at_once_and_the_rest_when_it_is_time() -> None:
+    exporter = Exporter()
+    destination = SpanDestination("a receiver", lambda: exporter)
+    running = asyncio.create_task(destination.run(3600))
+    for span in ended(MAX_BATCH - 1):
+        destination.offer(span)
+    await asyncio.sleep(0)
+    assert exporter.sizes.empty()
+    for span in ended(4):
+        destination.offer(span)
+    assert [await asyncio.to_thread(exporter.sizes.get, timeout=30) for _ in range(2)] == [MAX_BATCH, 3]
+    running.cancel()
+
+
+# The rules.
+
+_HEX = st.text("0123456789abcdef", min_size=1)
+
+
+def _of(length: int) -> st.SearchStrategy[str]:
+    return st.text("0123456789abcdefgA", min_size=length, max_size=length)
+
+
+@given(
+    st.one_of(
+        st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=80),
+        st.builds(
+            "{}-{}-{}-{}{}".format, _of(2), _of(32), _of(16), _of(2), st.sampled_from(["", "-", "-x", "x"])
+        ),
+        st.builds(
+            "{}-{}-{}-{}{}".format,
+            st.sampled_from(["00", "01", "fe", "ff"]),
+            st.sampled_from(["0" * 32, "0af7651916cd43dd8448eb211c80319c"]),
+            st.sampled_from(["0" * 16, "b7ad6b7169203331"]),
+            st.sampled_from(["00", "01", "02", "03", "ff"]),
+            st.sampled_from(["", "-", "-x", "x"]),
+        ),
+    )
+)
+@example("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+def test_a_traceparent_is_understood_as_opentelemetry_understands_it(value: str) -> None:
+    found = parent_of([(b"traceparent", value.encode())])
+    context = TraceContextTextMapPropagator().extract({"traceparent": value})
+    theirs = trace.get_current_span(context).get_span_context()
+    if theirs.is_valid:
+        assert found is not None
+        assert int(found.trace_id, 16) == theirs.trace_id
+        assert int(found.span_id, 16) == theirs.span_id
+        assert found.flags == theirs.trace_flags
+    else:
+        assert found is None
+
+
+def test_two_traceparents_are_none() -> None:
+    header = (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    assert parent_of([header]) is not None
+    assert parent_of([header, header]) is None
+
+
+def test_our_own_traceparent_is_a_valid_one_and_ids_are_new_each_time() -> None:
+    spans = [Span(None) for _ in range(1000)]
+    assert len({span.trace_id for span in spans} | {span.span_id for span in spans}) == 2000
+    for span in spans:
+        parent = parent_of([(b"traceparent", span.traceparent)])
+        assert parent == (span.trace_id, span.span_id, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "sampled"),
+    [
+        ("parentbased_always_on", "01", True),
+        ("parentbased_always_on", "02", False),
+        ("parentbased_always_on", None, True),
+        ("always_on", "00", True),
+        ("always_on", None, True),
+    ],
+)
+def test_who_decides_whether_a_call_is_sampled(name: str, flags: str | None, sampled: bool) -> None:
+    headers = [(b"traceparent", caller(flags)[0].encode())] if flags else []
+    assert (sampler(name)(headers) is not None) == sampled  # type: ignore[arg-type]
