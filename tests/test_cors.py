@@ -118,11 +118,18 @@ def test_a_preflight_of_another_origin_is_refused_and_told_which_setting_to_chan
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://" + "a" * 9000, "https://a\x1b[31m"], ids=["endless", "unprintable"]
+    ("origin", "repeated"),
+    [
+        ("https://" + "a" * 192, True),
+        ("https://" + "a" * 193, False),
+        ("https://" + "a" * 9000, False),
+        ("https://a\x1b[31m", False),
+    ],
+    ids=["of 200 characters", "of 201 characters", "endless", "unprintable"],
 )
-def test_a_refusal_repeats_no_origin_that_is_endless_or_unprintable(origin: str) -> None:
+def test_a_refusal_repeats_no_origin_that_is_endless_or_unprintable(origin: str, repeated: bool) -> None:
     _, _, body = preflight(cors(), origin)
-    assert origin not in json.loads(body)["error"]["message"]
+    assert (origin in json.loads(body)["error"]["message"]) is repeated
 
 
 def test_a_private_network_preflight_is_answered_for_an_allowed_origin() -> None:

@@ -10,7 +10,15 @@ from collections.abc import Iterator
 import pytest
 
 from shim import errors
-from shim.errors import BrownedOut, CallerGone, MethodNotAllowed, ShimError, TooBusy
+from shim.errors import (
+    BrownedOut,
+    CallerGone,
+    KeyStoreUnavailable,
+    MethodNotAllowed,
+    ShimError,
+    TooBusy,
+    describe_defect,
+)
 
 
 def below(of: type[ShimError] = ShimError) -> Iterator[type[ShimError]]:
@@ -72,3 +80,19 @@ def test_what_http_wants_beside_a_status_is_there() -> None:
     # RFC 9110, sections 15.5.6 and 10.2.3.
     assert dict(MethodNotAllowed("m").headers)[b"allow"].startswith(b"GET, POST")
     assert dict(TooBusy("m", retry_after=3).headers)[b"retry-after"] == b"3"
+
+
+@pytest.mark.parametrize(("asked", "told"), [(-3, 1), (0, 1), (1, 1), (2, 2), (60, 60)])
+def test_a_key_store_is_left_alone_for_a_second_at_least(asked: int, told: int) -> None:
+    unavailable = KeyStoreUnavailable("m", retry_after=asked)
+    assert unavailable.retry_after == told
+    assert dict(unavailable.headers)[b"retry-after"] == b"%d" % told
+
+
+def test_a_key_store_that_names_no_time_is_tried_again_after_five_seconds() -> None:
+    assert KeyStoreUnavailable("m").retry_after == 5
+
+
+def test_of_several_defects_at_once_the_first_is_described() -> None:
+    group = ExceptionGroup("m", [ValueError("secret"), TypeError("secret"), KeyError("secret")])
+    assert describe_defect(group) == "ValueError"

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from devhost.standin import Standin
-from shim.headers import Headers, for_caller, for_upstream
+from shim.headers import Headers, announces_body, for_caller, for_upstream
 from tests.conftest import KEY, StartHost
 from tests.support.wire import exchange, request
 
@@ -76,11 +76,47 @@ def test_never_comes_back(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "comes_back"), [(200, True), (204, False), (206, True), (304, False), (404, True)]
+    ("status", "comes_back"),
+    [
+        (200, True),
+        (203, True),
+        (204, False),
+        (205, True),
+        (206, True),
+        (303, True),
+        (304, False),
+        (305, True),
+    ],
 )
 def test_a_length_comes_back_where_a_body_can_have_it(status: int, comes_back: bool) -> None:
     headers = for_caller([(b"Content-Length", b"5")], status=status, request_id=b"1")
     assert ((b"content-length", b"5") in headers) is comes_back
+
+
+@pytest.mark.parametrize(
+    ("upstream", "request_ids"),
+    [([], [b"own"]), ([b"upstream"], [b"upstream"]), ([b"one", b"two"], [b"one", b"two"])],
+)
+def test_the_request_id_is_upstreams_or_else_the_shims_own(
+    upstream: list[bytes], request_ids: list[bytes]
+) -> None:
+    received = [(b"date", b"today"), *((b"X-Request-ID", value) for value in upstream)]
+    headers = for_caller(received, status=200, request_id=b"own")
+    assert headers == [(b"date", b"today"), *((b"x-request-id", value) for value in request_ids)]
+
+
+@pytest.mark.parametrize(
+    ("headers", "announced"),
+    [
+        ([], False),
+        ([(b"accept", b"*/*"), (b"content-type", b"text/plain")], False),
+        ([(b"content-length", b"0")], False),
+        ([(b"content-length", b"1")], True),
+        ([(b"transfer-encoding", b"chunked")], True),
+    ],
+)
+def test_a_body_is_announced_by_its_length_or_a_transfer_coding(headers: Headers, announced: bool) -> None:
+    assert announces_body(headers) is announced  # RFC 9112, section 6.3
 
 
 async def test_a_304_with_a_length_ends_at_once(start_host: StartHost) -> None:

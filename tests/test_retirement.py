@@ -78,6 +78,11 @@ def test_a_brownout_is_a_length_in_a_period(text: str, brownout: Brownout) -> No
     assert read(SHIM_SUNSET="2027-03-31", SHIM_BROWNOUT=text).brownout == brownout
 
 
+def test_the_sunset_may_be_the_moment_of_the_deprecation() -> None:
+    both = read(SHIM_DEPRECATED="2027-03-31", SHIM_SUNSET="2027-03-31")
+    assert both.deprecated == both.sunset == MIDNIGHT
+
+
 FAULTS = {
     "a sunset before the deprecation": (
         {"SHIM_DEPRECATED": "2027-04-01", "SHIM_SUNSET": "2027-03-31"},
@@ -106,6 +111,10 @@ FAULTS = {
     "a brownout without a sunset": ({"SHIM_BROWNOUT": "10m/day"}, "SHIM_BROWNOUT needs SHIM_SUNSET"),
     "a brownout in other words": (
         {"SHIM_SUNSET": "2027-03-31", "SHIM_BROWNOUT": "often"},
+        "SHIM_BROWNOUT must be like",
+    ),
+    "a time of day for an hourly brownout": (
+        {"SHIM_SUNSET": "2027-03-31", "SHIM_BROWNOUT": "5m/hour@14:30"},
         "SHIM_BROWNOUT must be like",
     ),
     "a brownout that never ends": (

@@ -44,9 +44,73 @@ def test_an_empty_setting_is_one_that_is_not_set() -> None:
     assert settings(APIM_API="", KEY_CACHE_TTL=" ", AZURE_CLIENT_ID="") == settings()
 
 
-def test_a_number_may_be_the_least_that_it_can_be() -> None:
-    least = settings(SSE_HEARTBEAT="0", UPSTREAM_CONNECT_TIMEOUT="0.1", KEY_CACHE_TTL="1")
-    assert (least.sse_heartbeat, least.upstream_connect_timeout, least.key_cache_ttl) == (0, 0.1, 1)
+# Name, default and least value, as docs/settings.md has them, and a value that is too small.
+NUMBERS = [
+    ("KEY_CACHE_TTL", 300, "1", "0.99"),
+    ("KEY_CACHE_STALE", 3600, "0", "-0.01"),
+    ("KEY_ROTATION_GRACE", 86400, "0", "-0.01"),
+    ("CORS_MAX_AGE", 600, "0", "-1"),
+    ("UPSTREAM_CONNECT_TIMEOUT", 5, "0.1", "0.09"),
+    ("UPSTREAM_FIRST_BYTE_TIMEOUT", 220, "0.1", "0.09"),
+    ("UPSTREAM_IDLE_TIMEOUT", 300, "0", "-0.01"),
+    ("SSE_HEARTBEAT", 15, "0", "-0.01"),
+    ("MAX_BODY_BYTES", 96 * 1024 * 1024, "1", "0"),
+]
+
+
+@pytest.mark.parametrize(("name", "default", "least", "less"), NUMBERS, ids=[number[0] for number in NUMBERS])
+def test_a_number_has_a_default_and_may_be_the_least_that_it_can_be(
+    name: str, default: float, least: str, less: str
+) -> None:
+    assert getattr(settings(), name.lower()) == default
+    assert getattr(settings(**{name: least}), name.lower()) == float(least)
+    assert problems({**LEAST, name: less}) == [f"{name} must be a number, {least} or more"]
+
+
+def test_the_export_interval_is_in_milliseconds_outside_and_in_seconds_inside() -> None:
+    # https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/#periodic-exporting-metricreader
+    assert settings().otel_metric_export_interval == 60
+    assert settings(OTEL_METRIC_EXPORT_INTERVAL="10").otel_metric_export_interval == 0.01
+    assert problems({**LEAST, "OTEL_METRIC_EXPORT_INTERVAL": "9"})
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "value", "default"),
+    [
+        ("AZURE_CLIENT_ID", "azure_client_id", "00000000-0000-0000-0000-000000000000", None),
+        (
+            "APPLICATIONINSIGHTS_CONNECTION_STRING",
+            "applicationinsights_connection_string",
+            "InstrumentationKey=1",
+            None,
+        ),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "otel_exporter_otlp_endpoint", "http://localhost:4318", None),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "otel_exporter_otlp_endpoint", "http://localhost:9", None),
+        (
+            "AZURE_RESOURCE_MANAGER_URL",
+            "azure_resource_manager_url",
+            "https://management.chinacloudapi.cn",
+            "https://management.azure.com",
+        ),
+        (
+            "APIM_RESOURCE_ID",
+            "apim_resource_id",
+            "/subscriptions/s/resourceGroups/g/providers/Microsoft.ApiManagement/service/contoso",
+            None,
+        ),
+    ],
+)
+def test_a_text_is_kept_as_it_is_given(name: str, attribute: str, value: str, default: str | None) -> None:
+    assert getattr(settings(**{name: value}), attribute) == value
+    assert getattr(settings(), attribute) == default
+
+
+def test_the_endpoint_for_metrics_goes_before_the_one_for_everything() -> None:
+    both = settings(
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://localhost:1",
+        OTEL_EXPORTER_OTLP_METRICS_ENDPOINT="http://localhost:2",
+    )
+    assert both.otel_exporter_otlp_endpoint == "http://localhost:2"
 
 
 def test_lists_are_read_with_spaces_and_padding() -> None:
@@ -93,6 +157,9 @@ FAULTS = {
     "no time at all": ({"UPSTREAM_CONNECT_TIMEOUT": "0"}, "0.1 or more"),
     "an endless time": ({"UPSTREAM_FIRST_BYTE_TIMEOUT": "inf"}, "must be a number"),
     "a time that is no number": ({"SSE_HEARTBEAT": "nan"}, "must be a number"),
+    "a pair without a name": ({"MODEL_DEPLOYMENTS": "=b"}, "a list like model=deployment"),
+    "a pair without a value": ({"MODEL_DEPLOYMENTS": "a="}, "a list like model=deployment"),
+    "a host's limit below nothing": ({"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "-1"}, "0 or more"),
     "a model twice": ({"MODEL_DEPLOYMENTS": "a=b,a=c"}, "twice"),
     "a prefix that Key Vault has no names for": (
         {"KEY_SECRET_PREFIX": "apim_sub_"},
@@ -164,9 +231,30 @@ def test_local_keys_are_refused_in_azure(sign: str) -> None:
     assert KEY not in problem
 
 
-def test_no_key_shows_in_a_repr() -> None:
-    local = {"APIM_BASE_URL": LEAST["APIM_BASE_URL"], "LOCAL_SUBSCRIPTION_KEYS": f"team-a={KEY}"}
-    assert KEY not in repr(Settings.from_environment(local))
+def test_running_locally_is_offered_where_no_key_store_is_named_but_not_in_azure() -> None:
+    without = {"APIM_BASE_URL": LEAST["APIM_BASE_URL"]}
+    [here], [in_azure] = problems(without), problems({**without, "WEBSITE_SITE_NAME": "shim"})
+    assert here.startswith("KEY_VAULT_URL is missing")
+    assert in_azure.startswith("KEY_VAULT_URL is missing")
+    assert "or LOCAL_SUBSCRIPTION_KEYS for running locally" in here
+    assert "LOCAL_SUBSCRIPTION_KEYS" not in in_azure
+
+
+def test_no_secret_shows_in_a_repr() -> None:
+    """An OTLP endpoint may hold a token, and a connection string holds the instrumentation key."""
+    local = {
+        "APIM_BASE_URL": LEAST["APIM_BASE_URL"],
+        "LOCAL_SUBSCRIPTION_KEYS": f"team-a={KEY}",
+        "APPLICATIONINSIGHTS_CONNECTION_STRING": f"InstrumentationKey={KEY}",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://otlp.example/{KEY}",
+    }
+    shown = repr(Settings.from_environment(local))
+    assert KEY not in shown
+    assert "apim_base_url='https://contoso.azure-api.net/ai/openai'" in shown
+
+
+def test_settings_that_could_not_be_read_allow_no_credentials() -> None:
+    assert SettingsError(["no settings at all"]).cors_credentials is False
 
 
 class Asked(dict[str, str]):
@@ -207,6 +295,22 @@ def test_the_platforms_cors_page_counts_where_cors_origins_is_not_set() -> None:
     assert origins(settings) == ["https://app.example", "https://b.example"]
     assert settings.cors_credentials
     assert settings.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("listed", "supported", "credentials"),
+    [
+        ('["https://app.example"]', {}, False),
+        ('["https://app.example"]', {"CORS_SUPPORT_CREDENTIALS": "False"}, False),
+        ('["https://app.example"]', {"CORS_SUPPORT_CREDENTIALS": "True"}, True),
+        ('["*"]', {"CORS_SUPPORT_CREDENTIALS": "True"}, False),
+        ('["*"]', {}, False),
+    ],
+)
+def test_the_platforms_credentials_count_for_named_origins(
+    listed: str, supported: dict[str, str], credentials: bool
+) -> None:
+    assert settings(CORS_ALLOWED_ORIGINS=listed, **supported).cors_credentials is credentials
 
 
 def test_cors_origins_goes_before_the_platforms_page_and_a_difference_is_told() -> None:
@@ -250,7 +354,9 @@ def test_a_platform_list_that_is_no_json_array_is_a_fault_since_the_host_fails_o
     ("ours", "hosts", "warns"),
     [
         ({}, {}, False),
+        ({"MAX_BODY_BYTES": "104857599"}, {}, False),
         ({"MAX_BODY_BYTES": "104857600"}, {}, True),
+        ({}, {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "0"}, True),
         ({}, {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "1000"}, True),
         ({"MAX_BODY_BYTES": "104857600"}, {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "131072000"}, False),
     ],

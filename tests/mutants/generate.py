@@ -41,7 +41,9 @@ def changed_lines(source: str, mutated: str) -> tuple[str, str]:
 
 def main(module: str) -> None:
     config = tomllib.loads(Path(__file__).with_name("cosmic-ray.toml").read_text())
-    excluded, equivalent = (re.compile("|".join(config[key])) for key in ("exclude-operators", "exclude-lines"))
+    excluded, equivalent = (
+        re.compile("|".join(config[key])) for key in ("exclude-operators", "exclude-lines")
+    )
     for mutant in mutants(Path(module).read_text(), excluded, equivalent):
         print(json.dumps(mutant))
 

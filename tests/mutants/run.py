@@ -3,8 +3,8 @@
 Started by scripts/mutants, in the copy of the work tree that it may change:
 python tests/mutants/run.py FOLDER SECONDS MODULE TEST…
 
-FOLDER has mutants.jsonl, and gets baseline.json (how long the tests take on the code as it is, and what they import) and
-outcomes.jsonl, a line for each mutant: its number, and the test that failed, or null if none did.
+FOLDER has mutants.jsonl, and gets baseline.json (how long the tests take on the code as it is, and what they import)
+and outcomes.jsonl, a line for each mutant: its number, and the test that failed, or null if none did.
 """
 
 import contextlib
@@ -141,7 +141,11 @@ def main(folder: Path, ends: float, module: Path, tests: list[str]) -> None:
                 killer = run(tests, folder, kills, patience)
                 kills.update([killer] if killer else [])
                 seconds = round(time.monotonic() - started, 2)
-                print(json.dumps({"number": number, "killer": killer, "seconds": seconds}), file=found, flush=True)
+                print(
+                    json.dumps({"number": number, "killer": killer, "seconds": seconds}),
+                    file=found,
+                    flush=True,
+                )
     finally:
         module.write_bytes(original)
 
