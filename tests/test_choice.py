@@ -4,10 +4,12 @@ import ssl
 
 import httpx
 import pytest
+import trustme
 
 from shim.settings import Settings
 from shim.upstream.choice import Choice, choose_transport, open_transport
 from shim.upstream.transport import ShimTransport
+from tests.test_transport import GOOD, answering, get, peer, server_side
 
 PROXY = "http://user:hunter2@proxy.example:3128"
 OTHER_PROXY = "http://other.example:3128"
@@ -64,9 +66,17 @@ def test_a_proxys_password_shows_in_no_repr() -> None:
     assert "hunter2" not in repr(choose({"HTTPS_PROXY": PROXY}))
 
 
-def test_the_choice_is_opened_with_the_trust_that_is_given() -> None:
-    trust = ssl.create_default_context()
-    assert isinstance(open_transport(Choice("shim")), ShimTransport)
-    for choice in (Choice("httpx"), Choice("httpx", "", PROXY)):
-        transport = open_transport(choice, verify=trust)
-        assert isinstance(transport, httpx.AsyncHTTPTransport)
+@pytest.mark.parametrize(("name", "kind"), [("shim", ShimTransport), ("httpx", httpx.AsyncHTTPTransport)])
+async def test_the_transport_of_that_name_is_opened_with_the_trust_that_is_given(
+    name: str, kind: type[httpx.AsyncBaseTransport]
+) -> None:
+    authority, trust = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(trust)
+    async with peer(answering(GOOD, GOOD), server_side(authority, "127.0.0.1")) as upstream:
+        trusting, doubting = open_transport(Choice(name), verify=trust), open_transport(Choice(name))
+        assert isinstance(trusting, kind)
+        assert await get(trusting, upstream.origin) == (200, b"ok")
+        with pytest.raises(httpx.ConnectError):
+            await get(doubting, upstream.origin)
+        await trusting.aclose()
+        await doubting.aclose()

@@ -33,7 +33,7 @@ from shim.keys.azure.key_vault import VaultSecrets
 from shim.keys.cache import CachedKeyStore
 from shim.keys.local import LocalKeyStore
 from shim.keys.scan import ScanKeyStore
-from shim.keys.subscription import digest_of
+from shim.keys.subscription import Subscription, digest_of
 from shim.keys.vault import VaultKeyStore
 from shim.settings import Settings
 from tests.support.secrets import secrets_in
@@ -509,6 +509,12 @@ async def test_local_keys_are_found_without_a_vault() -> None:
     found = await store.find(DIGEST)
     assert found
     assert (found.key, found.label) == (KEY, "dev")
+    assert await store.find(digest_of("another key")) is None
+
+
+async def test_a_local_key_that_has_expired_is_not_found() -> None:
+    expired = Subscription(digest=DIGEST, key=KEY, label="dev", expires=datetime(2020, 1, 1, tzinfo=UTC))
+    assert await LocalKeyStore([expired]).find(DIGEST) is None
 
 
 @pytest.mark.parametrize(("lookup", "kind"), [("digest", CachedKeyStore), ("scan", ScanKeyStore)])

@@ -168,6 +168,26 @@ def test_a_window_goes_on_past_midnight() -> None:
     assert late.ends_in(MIDNIGHT + 1800) is None
 
 
+def test_a_brownout_begins_with_the_deprecation_or_without_one_at_once() -> None:
+    always = Brownout(600, DAY, 0)
+    announced_later = Retirement(deprecated=MIDNIGHT, sunset=MIDNIGHT + 30 * DAY, brownout=always)
+    assert refusal(announced_later, MIDNIGHT - DAY) is None
+    assert isinstance(refusal(announced_later, MIDNIGHT), BrownedOut)
+    undeprecated = Retirement(sunset=MIDNIGHT + 30 * DAY, brownout=always)
+    assert isinstance(refusal(undeprecated, MIDNIGHT - DAY), BrownedOut)
+
+
+def test_health_tells_each_date_that_is_set_and_no_other() -> None:
+    date = "Wed, 31 Mar 2027 00:00:00 GMT"
+    assert report(Retirement(deprecated=MIDNIGHT), MIDNIGHT) == {"retirement": {"deprecated": date}}
+    sunset = {"sunset": date, "days_left": 1, "after_sunset": "serve"}
+    assert report(Retirement(sunset=MIDNIGHT), MIDNIGHT - 60) == {"retirement": sunset}
+    refusing = Retirement(deprecated=MIDNIGHT, sunset=MIDNIGHT, refuse_after_sunset=True)
+    assert report(refusing, MIDNIGHT - 60) == {
+        "retirement": {"deprecated": date, **sunset, "after_sunset": "refuse"}
+    }
+
+
 @pytest.mark.parametrize(("ago", "left"), [(DAY, 1), (DAY + 1, 2), (1, 1), (0, 0), (-DAY, -1)])
 def test_days_left_counts_begun_ones(ago: int, left: int) -> None:
     assert days_left(Retirement(sunset=MIDNIGHT), MIDNIGHT - ago) == left

@@ -43,14 +43,16 @@ hypothesis.settings.register_profile(
 
 
 class Watch:
-    """A pytest plugin: tests that have killed run first, and the one that fails is named in `verdict`."""
+    """A pytest plugin: what has killed runs first, then what starts no worker. `verdict` names the test that fails."""
 
     def __init__(self, verdict: Path, kills: Counter[str]) -> None:
         self.verdict = verdict
         self.kills = kills
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(key=lambda item: -self.kills[item.nodeid])
+        items.sort(
+            key=lambda item: (-self.kills[item.nodeid], "start_host" in getattr(item, "fixturenames", ()))
+        )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and not self.verdict.exists():
