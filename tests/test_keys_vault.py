@@ -5,7 +5,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
