@@ -13,6 +13,8 @@ from shim.errors import KeyStoreUnavailable
 from shim.keys import cache, limits, listing
 from shim.keys.cache import CachedKeyStore
 from shim.keys.subscription import Subscription, digest_of
+from shim.monitoring.counts import Process
+from tests.conftest import ROOT
 
 TTL = 300.0
 STALE = 3600.0
@@ -111,6 +113,18 @@ async def settle() -> None:
 
 def unavailable(retry_after: int = 5) -> KeyStoreUnavailable:
     return KeyStoreUnavailable("the store is away", retry_after=retry_after)
+
+
+def test_documented_bounds_are_the_bounds() -> None:
+    text = " ".join((ROOT / "docs" / "keys.md").read_text().split())
+    for words in (
+        f"remembered as unknown for {cache.UNKNOWN_TTL:g} seconds",
+        f"spend a budget: {cache.UNKNOWN_BURST} at once and five a second",
+        f"holds at most {cache.MAX_KNOWN:,} known and {cache.MAX_UNKNOWN:,} unknown keys",
+        f"list of digests holds at most {listing.MAX_LISTED:,}",
+    ):
+        assert words in text
+    assert (cache.UNKNOWN_PER_SECOND, listing.CALLS_PER_SECOND) == (5, 5)
 
 
 async def test_known_key_is_looked_up_once(script: Script, clock: Clock) -> None:
@@ -812,6 +826,84 @@ async def test_key_is_unknown_before_its_time(script: Script, clock: Clock) -> N
         assert await store.find(GOOD) is None
         clock.advance(60)
         assert await store.find(GOOD)
+
+
+async def test_refresh_begins_between_three_and_four_fifths_of_the_ttl(script: Script, clock: Clock) -> None:
+    digests = [digest_of(f"good {number}") for number in range(30)]
+    for digest in digests:
+        script.hold(digest)
+    async with cached(script, clock) as store:
+        for digest in digests:
+            await store.find(digest)
+        script.asked.clear()
+        for part, refreshes in ((0.599, False), (0.7, True)):
+            clock.at = 1000 + TTL * part
+            for digest in digests:
+                assert await store.find(digest)
+            await settle()
+            # Of thirty moments drawn from that part of the ttl, one lies in its first half.
+            assert bool(script.asked) is refreshes
+        clock.at = 1000 + TTL * 0.8
+        for digest in digests:
+            assert store.peek(digest)
+        await settle()
+        assert sorted(script.asked) == sorted(digests)
+
+
+async def test_calls_to_the_store_are_timed_by_what_came_of_them(script: Script, clock: Clock) -> None:
+    process = Process()
+    slow = itertools.count(1)
+
+    class Slow(Script):
+        async def find(self, digest: str) -> Subscription | None:
+            clock.advance(next(slow))
+            return await super().find(digest)
+
+    script = Slow()
+    store = CachedKeyStore(script, ttl=TTL, stale=STALE, clock=clock, now=clock.now, process=process)
+    await store.find(digest_of("one"))
+    for failure in (unavailable(retry_after=1), RuntimeError("a defect")):
+        script.failure = failure
+        clock.advance(60)
+        with pytest.raises(KeyStoreUnavailable):
+            await store.find(digest_of(str(failure)))
+    await store.close()
+    assert {fault: calls.sum for fault, calls in process.vault.items()} == {
+        "": 1,
+        "key_store_unavailable": 2,
+        "defect": 3,
+    }
+
+
+async def test_lookups_are_counted_by_where_they_were_answered(script: Script, clock: Clock) -> None:
+    process = Process()
+    script.hold(GOOD)
+    store = CachedKeyStore(script, ttl=TTL, stale=STALE, clock=clock, now=clock.now, process=process)
+    for _ in range(3):
+        await store.find(GOOD)
+    assert process.lookups == {"vault": 1, "cached": 2}
+    await store.find(digest_of("unknown"))
+    await store.find(digest_of("unknown"))
+    assert process.lookups == {"vault": 1, "cached": 2, "refused": 2}
+    script.failure = unavailable(retry_after=60)
+    clock.advance(TTL)  # no longer fresh, and only while the store fails still good
+    for _ in range(2):
+        await store.find(GOOD)
+    for _ in range(2):
+        with pytest.raises(KeyStoreUnavailable):
+            await store.find(digest_of("another"))
+    await store.close()
+    assert process.lookups == {"vault": 1, "cached": 2, "refused": 2, "stale": 2, "unavailable": 2}
+
+
+async def test_nothing_is_refreshed_once_the_store_is_closed(script: Script, clock: Clock) -> None:
+    script.hold(GOOD)
+    async with cached(script, clock) as store:
+        await store.find(GOOD)
+    clock.advance(TTL * 0.9)
+    assert store.peek(GOOD)
+    await settle()
+    assert script.asked == [GOOD]
 
 
 async def test_background_refreshes_are_bounded(script: Script, clock: Clock) -> None:
