@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from aiohttp import web
+from azure.keyvault.secrets import SecretProperties
 
 from devhost.azure.faults import failing, forbidden, throttled
 from devhost.azure.vault import Clock, Credential, VaultDouble
@@ -316,6 +317,111 @@ async def test_scan_that_is_throttled_pauses_and_goes_on_where_it_was(
     clock.advance(1)
     assert await find(store, "key-39")
     assert len(vault.read) == 40
+
+
+async def test_check_lists_one_page_however_many_there_are(vault: VaultDouble, store: ScanKeyStore) -> None:
+    vault.page_size = 3
+    for number in range(10):
+        vault.put(f"apim-{number}", f"key-{number}")
+    await store.check()
+    assert vault.calls["list"] == 1
+
+
+async def test_key_that_has_been_read_is_good_before_the_scan_ends(
+    vault: VaultDouble, credential: Credential, clock: Clock
+) -> None:
+    vault.put("apim-a", OLD)
+    vault.put("apim-b", OTHER)
+    go_on = asyncio.Event()
+
+    async def hold_one(request: web.Request) -> web.Response:
+        if request.path.startswith("/secrets/apim-b"):
+            await go_on.wait()
+        vault.fault = None
+        answer = await vault.answer(request)
+        vault.fault = hold_one
+        return answer
+
+    vault.fault = hold_one
+    reader = VaultSecrets(vault.url, credential=credential, transport=vault.transport(), clock=clock)
+    store = ScanKeyStore(
+        reader, prefix="apim-", ttl=TTL, stale=STALE, grace=GRACE, clock=clock, now=clock.now, patience=0.5
+    )
+    assert await find(store, OLD)
+    with pytest.raises(KeyStoreUnavailable):
+        await find(store, OTHER)
+    go_on.set()
+    assert await find(store, OTHER)
+    await store.close()
+
+
+async def test_unknown_key_is_worth_another_try_after_a_second_while_a_scan_goes_on(
+    vault: VaultDouble, store: ScanKeyStore
+) -> None:
+    vault.fault = vault.slow()
+    with pytest.raises(KeyStoreUnavailable) as refused:
+        await find(store, OLD)
+    assert refused.value.retry_after == 1
+
+
+async def test_defect_in_a_scan_is_unavailable_and_its_message_is_not_logged(
+    vault: VaultDouble, credential: Credential, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Defective(VaultSecrets):
+        async def list(self) -> AsyncIterator[SecretProperties]:
+            for item in ():
+                yield item
+            raise RuntimeError(f"cannot list {OLD}")
+
+    reader = Defective(vault.url, credential=credential, transport=vault.transport(), clock=clock)
+    store = ScanKeyStore(
+        reader, prefix="apim-", ttl=TTL, stale=STALE, grace=GRACE, clock=clock, now=clock.now
+    )
+    with pytest.raises(KeyStoreUnavailable):
+        await find(store, OLD)
+    await store.close()
+    assert "reading the vault failed: RuntimeError in" in caplog.text
+    assert OLD not in caplog.text
+
+
+async def test_versions_are_listed_only_as_long_as_an_earlier_one_is_good(
+    vault: VaultDouble, store: ScanKeyStore, clock: Clock
+) -> None:
+    vault.put("apim-a", OLD)
+    clock.advance(GRACE)
+    vault.put("apim-a", NEW)
+    assert await find(store, OLD)
+    for _ in range(3):
+        await rescan(store, clock)
+    assert vault.calls["versions"] == 4
+    clock.advance(GRACE)
+    await rescan(store, clock)
+    for _ in range(3):
+        await rescan(store, clock)
+    assert vault.calls["versions"] == 4
+    assert await find(store, OLD) is None
+
+
+async def test_secret_of_one_version_has_its_versions_listed_once(
+    vault: VaultDouble, store: ScanKeyStore, clock: Clock
+) -> None:
+    vault.put("apim-a", OLD)
+    assert await find(store, OLD)
+    for _ in range(3):
+        await rescan(store, clock, after=TTL)
+    assert vault.calls["versions"] == 1
+
+
+async def test_nothing_is_read_once_the_store_is_closed(
+    vault: VaultDouble, store: ScanKeyStore, clock: Clock
+) -> None:
+    vault.put("apim-a", OLD)
+    assert await find(store, OLD)
+    await store.close()
+    clock.advance(TTL * 0.9)
+    assert store.peek(digest_of(OLD))
+    assert store._scan is None
+    assert vault.calls["list"] == 1
 
 
 async def test_missing_role_is_unavailable_and_check_names_it(
