@@ -369,7 +369,7 @@ async def test_defect_in_a_scan_is_unavailable_and_its_message_is_not_logged(
 ) -> None:
     class Defective(VaultSecrets):
         async def list(self) -> AsyncIterator[SecretProperties]:
-            for item in ():
+            async for item in super().list():
                 yield item
             raise RuntimeError(f"cannot list {OLD}")
 

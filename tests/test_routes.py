@@ -125,6 +125,12 @@ def test_a_path_that_some_reader_would_see_climb_is_refused(root: str, below: st
         parse("GET", f"{root}{below}".encode(), b"", [])
 
 
+@pytest.mark.parametrize(("path", "query"), [(b"/v1/\xc3\xa4", b""), (b"/v1/files", b"a=\xff")])
+def test_a_url_that_is_not_ascii_is_refused(path: bytes, query: bytes) -> None:
+    with pytest.raises(InvalidPath, match="Percent-encode"):
+        parse("GET", path, query, [])
+
+
 @pytest.mark.parametrize(
     "path", ["/files/a%20b", "/files/a%3Fb", "/files/a..%20b", "/files/...", "/files/..a", "/a/%3F"]
 )
