@@ -26,11 +26,11 @@ import pytest
 
 TREE = Path.cwd()
 OWN = ("shim", "tests", "devhost", "function_app")  # what may have changed is imported anew for each mutant
-# A mutant may loop, which the timeout of a single test need not end. Of the tests' own time on the code as it is; and at
-# least as many seconds, for a busy machine.
+# A mutant may loop, which the timeout of a single test need not end. Times what the tests take on the code as it is, and
+# no less than so many seconds, for a busy machine.
 PATIENCE, LEAST_PATIENCE = 4, 8
 MEMORY = 4 << 30
-# An import is not worth rewriting asserts for: nobody reads what a failing one says.
+# Asserts need not be rewritten: nobody reads what a failing one says.
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--timeout=10"]
 # Random examples would give another outcome each time; that one fails is enough, whatever the smallest is.
 hypothesis.settings.register_profile(
