@@ -26,8 +26,8 @@ import pytest
 
 TREE = Path.cwd()
 OWN = ("shim", "tests", "devhost", "function_app")  # what may have changed is imported anew for each mutant
-# A mutant may loop, which the timeout of a single test need not end. Times what the tests take on the code as it is, and
-# no less than so many seconds, for a busy machine.
+# A mutant may loop, which the timeout of a single test need not end. So many times what the tests take on the code as
+# it is, and no less than so many seconds, for a busy machine.
 PATIENCE, LEAST_PATIENCE = 4, 8
 MEMORY = 4 << 30
 # Asserts need not be rewritten: nobody reads what a failing one says.
