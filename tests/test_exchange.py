@@ -72,6 +72,7 @@ def test_pieces_that_arrived_together_come_as_one_and_reading_goes_on() -> None:
 
 def test_a_reader_who_waits_is_woken_by_what_arrives() -> None:
     async def scenario(loop: VirtualLoop, exchange: Exchange, carrier: Carrier) -> None:
+        exchange.begin(200, [])
         reading = asyncio.create_task(read(exchange))
         await loop.pass_until(101)
         exchange.add(b"a")
@@ -87,15 +88,15 @@ def test_a_reader_who_waits_is_woken_by_what_arrives() -> None:
 
 def test_more_than_64_kib_unread_are_far_ahead() -> None:
     async def scenario(loop: VirtualLoop, exchange: Exchange, carrier: Carrier) -> None:
-        exchange.add(b"x" * 1024)
-        exchange.add(b"x" * 63 * 1024)
-        assert not exchange.is_far_ahead
-        exchange.add(b"x")
-        assert exchange.is_far_ahead
+        ahead = []
+        for size in (1024, 63 * 1024, 1):
+            exchange.add(b"x" * size)
+            ahead.append(exchange.is_far_ahead)
         await anext(aiter(exchange))
-        assert not exchange.is_far_ahead
+        ahead.append(exchange.is_far_ahead)
         exchange.add(b"x" * 64 * 1024)
-        assert not exchange.is_far_ahead
+        ahead.append(exchange.is_far_ahead)
+        assert ahead == [False, False, True, False, False]
 
     run(scenario)
 
@@ -183,6 +184,7 @@ def test_the_end_cancels_the_upload_but_not_from_within() -> None:
 
 def test_silence_while_a_reader_waits_is_given_up_after_the_timeout() -> None:
     async def scenario(loop: VirtualLoop, exchange: Exchange, carrier: Carrier) -> None:
+        exchange.begin(200, [])
         reading = asyncio.create_task(read(exchange))
         await loop.pass_until(100)
         await loop.pass_until(109.9)
@@ -197,6 +199,7 @@ def test_silence_while_a_reader_waits_is_given_up_after_the_timeout() -> None:
 
 def test_each_piece_begins_the_silence_anew() -> None:
     async def scenario(loop: VirtualLoop, exchange: Exchange, carrier: Carrier) -> None:
+        exchange.begin(200, [])
         reading = asyncio.create_task(read(exchange))
         await loop.pass_until(100)
         for now in (109.0, 118.0):
@@ -218,6 +221,7 @@ def test_each_piece_begins_the_silence_anew() -> None:
 
 def test_a_slow_reader_is_no_silence() -> None:
     async def scenario(loop: VirtualLoop, exchange: Exchange, carrier: Carrier) -> None:
+        exchange.begin(200, [])
         pieces = aiter(exchange)
         first = asyncio.ensure_future(anext(pieces))
         await loop.pass_until(100)
@@ -240,6 +244,7 @@ def test_a_slow_reader_is_no_silence() -> None:
 
 def test_after_its_end_nothing_is_timed_anymore() -> None:
     async def scenario(loop: VirtualLoop, exchange: Exchange, carrier: Carrier) -> None:
+        exchange.begin(200, [])
         reading = asyncio.create_task(read(exchange))
         await loop.pass_until(100)
         exchange.end()
