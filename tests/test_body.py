@@ -20,7 +20,7 @@ from shim.call.json_top_level import MAX_BYTES, MAX_STRING_BYTES, JsonTopLevel
 from shim.call.model_in_json import JsonModel
 from shim.call.routes import ModelUse
 from shim.call.spool import MEMORY_BYTES, PIECE_BYTES, Spool, SpoolSpace
-from shim.errors import BodyTooLarge, InvalidRequest, TooBusy
+from shim.errors import BodyTooLarge, InvalidRequest, ModelRequired, TooBusy
 from shim.headers import Headers
 
 MIB = 1024 * 1024
@@ -413,3 +413,53 @@ def test_a_short_document_read_in_one_go_names_the_model_that_a_streamed_one_doe
         streamed.finish()
         assert whole.name == streamed.name
         assert whole.splice("other") == streamed.splice("other")
+
+
+@pytest.mark.parametrize("use", ["required", "optional", "unread"])
+async def test_a_call_without_a_body_names_no_model(use: str) -> None:
+    if use == "required":
+        with pytest.raises(ModelRequired, match="one path for each deployment"):
+            await opened([], [], use)
+    else:
+        body = await opened([], [], use)
+        assert (body.model, body.content) == (None, b"")
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(64 * 1024, True), (64 * 1024 + 1, False)])
+async def test_a_body_of_up_to_64_kib_that_has_arrived_is_sent_at_once(size: int, at_once: bool) -> None:
+    body = await opened([b"x" * size], JSON, "unread")
+    assert (body.content is not None) is at_once
+    assert await sent(body) == b"x" * size
+
+
+@pytest.mark.parametrize(
+    ("content", "changed"),
+    [
+        (b"{}", b'{"model":"m"}'),
+        (b" { } ", b' {"model":"m" } '),
+        (b'{"n": 1}', b'{"model":"m","n": 1}'),
+        (b'{\n  "n": 1}', b'{"model":"m",\n  "n": 1}'),
+        (b'{"model": "gpt-4o"}', b'{"model": "m"}'),
+        (b'{"model":"a","model":"b"}', b'{"model":"a","model":"m"}'),
+        (b'{"a":{"model":"x"},"model" :"b","c":[]}', b'{"a":{"model":"x"},"model" :"m","c":[]}'),
+    ],
+)
+@pytest.mark.parametrize("cut", [False, True], ids=["at once", "bytewise"])
+async def test_a_model_is_replaced_in_its_place_or_put_first(
+    content: bytes, changed: bytes, cut: bool
+) -> None:
+    chunks = [content[at : at + 1] for at in range(len(content))] if cut else [content]
+    body = await opened(chunks, JSON, "optional")
+    body.replace_model("m")
+    assert body.growth == len(changed) - len(content)
+    result = await sent(body)
+    assert json.loads(result) == json.loads(changed)
+    assert result.replace(b" ", b"").replace(b"\n", b"") == changed.replace(b" ", b"").replace(b"\n", b"")
+
+
+@pytest.mark.parametrize("length", [255, 256, 257])
+@pytest.mark.parametrize("cut", [False, True], ids=["at once", "in two"])
+async def test_a_long_name_of_a_model_is_found_however_the_body_comes(length: int, cut: bool) -> None:
+    content = b'{"model":"' + b"m" * length + b'"}'
+    body = await opened([content[:20], content[20:]] if cut else [content], JSON)
+    assert body.model == "m" * length

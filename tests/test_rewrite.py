@@ -17,6 +17,7 @@ from tests.test_body import Sender
 KEY = "key-of-the-apim-api"
 CONTENT = b'{"model": "gpt-4o", "n": 1}'
 JSON: Headers = [(b"content-type", b"application/json")]
+LENGTH = (b"content-length", b"27")
 
 
 async def rewritten(
@@ -43,7 +44,7 @@ async def rewritten(
 
 async def test_the_key_and_the_request_id_are_added_and_the_rest_stays_in_its_order() -> None:
     received = [*JSON, (b"x-a", b"1"), (b"authorization", b"Bearer k"), (b"x-a", b"2")]
-    request, _ = await rewritten([*received, (b"content-length", b"27")])
+    request, _ = await rewritten([*received, LENGTH])
     assert (request.method, request.origin, request.target) == (
         "POST", "https://a.example", "/openai/v1/responses",
     )  # fmt: skip
@@ -51,7 +52,7 @@ async def test_the_key_and_the_request_id_are_added_and_the_rest_stays_in_its_or
         *JSON,
         (b"x-a", b"1"),
         (b"x-a", b"2"),
-        (b"content-length", b"27"),
+        LENGTH,
         (b"api-key", KEY.encode()),
         (b"x-request-id", b"id-1"),
     ]
@@ -59,21 +60,21 @@ async def test_the_key_and_the_request_id_are_added_and_the_rest_stays_in_its_or
 
 
 async def test_a_users_token_becomes_authorization() -> None:
-    request, _ = await rewritten(JSON, authorization=b"Bearer of-the-user")
+    request, _ = await rewritten([*JSON, LENGTH], authorization=b"Bearer of-the-user")
     assert request.headers[-1] == (b"authorization", b"Bearer of-the-user")
 
 
 async def test_the_names_of_both_headers_are_settings() -> None:
     received = [(b"apim-key", b"stolen"), (b"x-token", b"of-the-user")]
-    request, _ = await rewritten([*JSON, *received], APIM_KEY_HEADER="Apim-Key", USER_TOKEN_HEADER="X-Token")
-    assert request.headers == [*JSON, (b"apim-key", KEY.encode()), (b"x-request-id", b"id-1")]
+    request, _ = await rewritten(
+        [*JSON, LENGTH, *received], APIM_KEY_HEADER="Apim-Key", USER_TOKEN_HEADER="X-Token"
+    )
+    assert request.headers == [*JSON, LENGTH, (b"apim-key", KEY.encode()), (b"x-request-id", b"id-1")]
 
 
 @pytest.mark.parametrize("new_model", [None, "gpt-4o", "a", "the-deployment-of-another-name"])
 async def test_the_length_is_that_of_the_body_with_its_new_model(new_model: str | None) -> None:
-    request, content = await rewritten(
-        [*JSON, (b"content-length", b"27"), (b"x-a", b"27")], new_model=new_model
-    )
+    request, content = await rewritten([*JSON, LENGTH, (b"x-a", b"27")], new_model=new_model)
     assert content == CONTENT.replace(b"gpt-4o", (new_model or "gpt-4o").encode())
     assert dict(request.headers)[b"content-length"] == b"%d" % len(content)
     assert dict(request.headers)[b"x-a"] == b"27"
