@@ -463,3 +463,4 @@ async def test_a_long_name_of_a_model_is_found_however_the_body_comes(length: in
     content = b'{"model":"' + b"m" * length + b'"}'
     body = await opened([content[:20], content[20:]] if cut else [content], JSON)
     assert body.model == "m" * length
+    body.close()

@@ -15,7 +15,7 @@ import pytest
 from devhost.host import Host
 from shim.call import operations, routes
 from shim.call.parse import parse
-from shim.errors import InvalidPath, NotFound, RealtimeNotSupported
+from shim.errors import InvalidPath, InvalidRequest, NotFound, RealtimeNotSupported
 from shim.settings import Settings, SettingsError
 from tests.conftest import KEY, ROOT
 from tests.support.wire import exchange, request
@@ -136,6 +136,15 @@ def test_a_url_that_is_not_ascii_is_refused(path: bytes, query: bytes) -> None:
 )
 def test_a_path_that_nobody_sees_climb_passes(path: str) -> None:
     assert target("GET", f"/v1{path}", **V1) == f"/openai/v1{path}"
+
+
+@pytest.mark.parametrize(("length", "is_refused"), [(256, False), (257, True)])
+def test_a_deployments_name_has_256_characters_at_most(length: int, is_refused: bool) -> None:
+    if is_refused:
+        with pytest.raises(InvalidRequest, match="more than 256 characters"):
+            target("POST", CHAT, "m" * length)
+    else:
+        assert f"/deployments/{'m' * length}/chat" in target("POST", CHAT, "m" * length)
 
 
 KEYS = {
