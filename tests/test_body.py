@@ -464,3 +464,44 @@ async def test_a_long_name_of_a_model_is_found_however_the_body_comes(length: in
     body = await opened([content[:20], content[20:]] if cut else [content], JSON)
     assert body.model == "m" * length
     body.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"[]", ModelRequired),
+        (b'[{"model": "m"}]', ModelRequired),
+        (b"{}", ModelRequired),
+        (b'{"model": null}', ModelRequired),
+        (b'{"model": ""}', ModelRequired),
+        (b'{"model": 5}', ModelRequired),
+        (b'{"model": {}}', ModelRequired),
+        (b'"model"', InvalidRequest),
+        (b"5", InvalidRequest),
+        (b'{"model": "m"', InvalidRequest),
+        (b'{"model": "m"} {}', InvalidRequest),
+        (b'{"model" "m"}', InvalidRequest),
+        (rb'{"model": "\ud800"}', InvalidRequest),
+        (b'{"model": "\xff"}', InvalidRequest),
+        (rb'{"model": "\q"}', InvalidRequest),
+    ],
+)
+@pytest.mark.parametrize("cut", [False, True], ids=["at once", "bytewise"])
+async def test_a_body_that_names_no_model_is_refused_however_it_comes(
+    content: bytes, error: type[InvalidRequest], cut: bool
+) -> None:
+    with pytest.raises(error) as raised:
+        await opened([content[at : at + 1] for at in range(len(content))] if cut else [content], JSON)
+    assert raised.type is error
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"model": "m"}', rb'{"\u006dodel": "m"}', rb'{"\q": 1, "model": "m"}', b'\xef\xbb\xbf{"model": "m"}'],
+    ids=["plain", "an escaped name", "beside a name that is none", "after a byte order mark"],
+)
+@pytest.mark.parametrize("cut", [False, True], ids=["at once", "bytewise"])
+async def test_a_model_is_read_however_it_comes(content: bytes, cut: bool) -> None:
+    body = await opened([content[at : at + 1] for at in range(len(content))] if cut else [content], JSON)
+    assert body.model == "m"
+    assert await sent(body) == content
