@@ -7,6 +7,7 @@ other stream meanwhile.
 import asyncio
 import json
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -505,3 +506,21 @@ async def test_a_model_is_read_however_it_comes(content: bytes, cut: bool) -> No
     body = await opened([content[at : at + 1] for at in range(len(content))] if cut else [content], JSON)
     assert body.model == "m"
     assert await sent(body) == content
+
+
+@pytest.mark.parametrize(
+    ("length", "is_too_long"), [(3071, False), (3072, False), (3073, True), (9000, True)]
+)
+@pytest.mark.parametrize("cuts", [(), (20,), (2000,), (3081,), (20, 1500, 3000)], ids=str)
+async def test_a_string_of_up_to_3072_bytes_is_kept_however_it_is_cut(
+    length: int, is_too_long: bool, cuts: tuple[int, ...]
+) -> None:
+    content = b'{"model":"' + b"m" * length + b'","n":1}'
+    chunks = [content[start:end] for start, end in pairwise((0, *cuts, len(content)))]
+    if is_too_long:
+        with pytest.raises(InvalidRequest, match="too long"):
+            await opened(chunks, JSON)
+    else:
+        body = await opened(chunks, JSON)
+        assert body.model == "m" * length
+        assert await sent(body) == content

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -1062,3 +1063,26 @@ def test_an_abandoned_tls_stream_leaves_nothing_for_the_collector(
             assert runner.run(abandon(20)) <= 1
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("reset", "reason"), [(False, "it closed the connection"), (True, "ConnectionResetError")]
+)
+async def test_an_error_says_how_the_connection_ended(ours: ShimTransport, reset: bool, reason: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"content-length: 5\r\n\r\nab")
+        await writer.drain()
+        await read_first.wait()
+        if reset:
+            linger = struct.pack("ii", 1, 0)  # closed without waiting, it sends an RST
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+
+    read_first = asyncio.Event()
+    async with peer(serve) as it, asyncio.timeout(PATIENCE):
+        pieces = aiter(await send(ours, "GET", it.origin, "/", [], b""))
+        assert await anext(pieces) == b"ab"
+        read_first.set()
+        with pytest.raises(httpx.RemoteProtocolError, match=reason):
+            await anext(pieces)
