@@ -331,3 +331,22 @@ def test_what_no_setting_names_is_no_model(path: str) -> None:
 
 def test_a_models_name_is_decoded() -> None:
     assert listed("/models/ft%3Agpt%2F4", MODELS="ft:gpt/4")["id"] == "ft:gpt/4"
+
+
+# https://learn.microsoft.com/azure/api-management/api-management-error-handling-policies
+@pytest.mark.parametrize(
+    ("status", "message", "code"),
+    [
+        (401, "Access denied due to missing subscription key. Make sure to include it.", "apim_key_missing"),
+        (401, "Access denied due to invalid subscription key.", "apim_key_invalid"),
+        (403, "Out of call volume quota. Quota will be replenished in 01:00:00.", "apim_quota_exceeded"),
+        (404, "Resource not found", "apim_operation_missing"),
+        (429, "Token limit is exceeded. Try again in 7 seconds.", "apim_token_limited"),
+        (429, "Rate limit is exceeded. Try again in 7 seconds.", "apim_rate_limited"),
+        (400, "Rate limit is exceeded.", "apim_error"),
+        (403, "Resource not found", "apim_error"),
+        (429, "Slow down.", "apim_error"),
+    ],
+)
+def test_the_code_follows_status_and_words(status: int, message: str, code: str) -> None:
+    assert error_of(status, apim(status, message))["code"] == code
