@@ -19,12 +19,8 @@ _CODES: tuple[tuple[int, re.Pattern[str], str], ...] = (
     (429, re.compile("token limit", re.IGNORECASE), "apim_token_limited"),
     (429, re.compile("rate limit", re.IGNORECASE), "apim_rate_limited"),
 )
-_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "invalid_request_error",
-    429: "rate_limit_error",
-}
+# All others are an `invalid_request_error`, or from 500 on an `api_error`.
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # Headers about the body that is replaced.
 _FRAMING = frozenset([b"content-encoding", b"content-length", b"content-type"])
 # Characters of the caller's own that a message repeats.
