@@ -1,5 +1,6 @@
 """What the kernel knows of a connection, asked of real sockets on this machine."""
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
@@ -111,6 +112,14 @@ def test_tls_says_itself_that_it_is_closed() -> None:
     client, server, _ = handshaken()
     with pytest.raises(ssl.SSLWantReadError):
         server.unwrap()  # sends its close_notify, and waits for the client's
+    assert said_close_notify(client)
+
+
+def test_tls_says_so_to_a_side_that_has_closed_as_well() -> None:
+    client, server, _ = handshaken()
+    for side in (client, server):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.unwrap()
     assert said_close_notify(client)
 
 
