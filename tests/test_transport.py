@@ -26,6 +26,7 @@ from shim.headers import Headers
 from shim.upstream.choice import Choice, open_transport
 from shim.upstream.connection import Connection
 from shim.upstream.exchange import Exchange
+from shim.upstream.pool import Counts
 from shim.upstream.tcp import Tcp
 from shim.upstream.transport import ShimTransport
 
@@ -1086,3 +1087,37 @@ async def test_an_error_says_how_the_connection_ended(ours: ShimTransport, reset
         read_first.set()
         with pytest.raises(httpx.RemoteProtocolError, match=reason):
             await anext(pieces)
+
+
+@pytest.mark.parametrize(
+    ("origin", "asked"),
+    [
+        ("http://a.example", ("a.example", 80)),
+        ("https://a.example", ("a.example", 443)),
+        ("http://a.example:443", ("a.example", 443)),
+        ("https://a.example:80", ("a.example", 80)),
+        ("https://[::1]:8443", ("::1", 8443)),
+    ],
+)
+async def test_a_url_without_a_port_has_its_schemes_own(origin: str, asked: tuple[str, int]) -> None:
+    resolved = []
+
+    async def resolve(host: str, port: int) -> list[AddrInfoType]:
+        resolved.append((host, port))
+        raise OSError("nobody there")
+
+    with pytest.raises(httpx.ConnectError):
+        await send(ShimTransport(resolve=resolve), "GET", origin, "/", [], b"")
+    assert resolved == [asked]
+
+
+async def test_connections_are_counted_by_what_became_of_them() -> None:
+    transport = ShimTransport()
+    async with peer(answering(GOOD, GOOD, GOOD)) as it, asyncio.timeout(PATIENCE):
+        for _ in range(3):
+            await get(transport, it.origin)
+        assert transport.counts == Counts(opened=1, reused=2)
+        await it.gone.wait()
+        await get(transport, it.origin)
+        assert transport.counts == Counts(opened=2, reused=2, stale=1)
+    await transport.aclose()
