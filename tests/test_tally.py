@@ -4,7 +4,8 @@ import itertools
 import json
 import random
 import tracemalloc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from shim.keys.subscription import Subscription
 from shim.monitoring.clients import MAX_MAJOR, NAMES, client_of
 from shim.monitoring.counts import Process
 from shim.monitoring.record import CallRecord, Meter
-from shim.monitoring.tally import MAX_LABELS, MAX_MODELS, MAX_SERIES, OTHER, Tally
+from shim.monitoring.tally import MAX_LABELS, MAX_MODELS, MAX_SERIES, OTHER, Key, Series, Tally
 from shim.monitoring.usage import Usage, UsageReader
 
 CLIENTS = [f"openai-python/{major}" for major in range(20)]
@@ -33,28 +34,44 @@ def record(meter: Meter, **values: Any) -> CallRecord:
 
 def test_a_million_calls_take_no_more_memory_than_the_first_of_them() -> None:
     """500 labels, 50 models, 20 clients: half a million combinations."""
-    tally = Tally()
-    meter = Meter([tally.add])
-    chance = random.Random(1)
-    sizes, most = [], 0
+    tally, chance = Tally(), random.Random(1)
+    labels, models = [f"team-{number}" for number in range(500)], [f"model-{number}" for number in range(50)]
+    # The same record for all: what is measured is what the tally keeps of them.
+    call = record(Meter(), operation="POST /chat/completions", scheme="bearer", status=200, dialect="v1")
+
+    def add(calls: int) -> None:
+        chosen = (chance.choices(among, k=calls) for among in (labels, models, CLIENTS))
+        for call.label, call.model, call.client in zip(*chosen, strict=True):
+            tally.add(call)
+        assert len(tally.series) == MAX_SERIES + 500  # what is over is counted by label and status class
+
+    def calls_in(series: dict[Key, Series]) -> int:
+        return sum(one.duration.count for one in series.values())
+
+    with traced() as size:
+        add(100_000)
+        first = size()
+        assert calls_in(tally.take()) == 100_000
+        add(100_000)
+        second = size()
+    add(700_000)
+    with traced() as size:  # which makes each call take three times as long
+        add(100_000)
+        growth = size()
+    assert first < 6_000_000
+    assert abs(second - first) < 200_000
+    assert growth < 200_000
+    assert calls_in(tally.series) == 900_000
+
+
+@contextmanager
+def traced() -> Iterator[Callable[[], int]]:
+    """Yields a function that gives the bytes allocated since then, and not freed."""
     tracemalloc.start()
-    for number in range(1_000_000):
-        record(
-            meter, label=f"team-{chance.randrange(500)}", operation="POST /chat/completions", scheme="bearer",
-            model=f"model-{chance.randrange(50)}", client=chance.choice(CLIENTS), status=200, dialect="v1",
-        ).end()  # fmt: skip
-        if number % 100_000 == 99_999:
-            sizes.append(tracemalloc.get_traced_memory()[0])
-            most = max(most, len(tally.series))
-        if number == 499_999:
-            kept = tally.take()
-            assert sum(series.duration.count for series in kept.values()) == 500_000
-            del kept
-    tracemalloc.stop()
-    assert most == MAX_SERIES + 500  # what is over is counted by label and status class
-    assert max(sizes) - min(sizes) < 200_000, sizes
-    assert max(sizes) < 6_000_000, sizes
-    assert sum(series.duration.count for series in tally.series.values()) == 500_000
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
 
 
 def test_labels_and_models_that_never_end_become_other() -> None:
