@@ -20,7 +20,7 @@ from shim.call.json_top_level import MAX_BYTES, MAX_STRING_BYTES, JsonTopLevel
 from shim.call.model_in_json import JsonModel
 from shim.call.routes import ModelUse
 from shim.call.spool import MEMORY_BYTES, PIECE_BYTES, Spool, SpoolSpace
-from shim.errors import BodyTooLarge, InvalidRequest, TooBusy
+from shim.errors import BodyTooLarge, CallerGone, InvalidRequest, TooBusy
 from shim.headers import Headers
 
 MIB = 1024 * 1024
@@ -413,3 +413,22 @@ def test_a_short_document_read_in_one_go_names_the_model_that_a_streamed_one_doe
         streamed.finish()
         assert whole.name == streamed.name
         assert whole.splice("other") == streamed.splice("other")
+
+
+async def test_a_caller_who_leaves_is_noticed_though_the_rest_of_the_body_is_not_wanted() -> None:
+    messages: asyncio.Queue[Message] = asyncio.Queue()
+    caller = Caller(messages.get)
+    body = caller.body()
+    messages.put_nowait({"type": "http.request", "body": b"begun", "more_body": True})
+    assert await anext(body) == b"begun"
+    await body.aclose()
+    messages.put_nowait({"type": "http.request", "body": b"not wanted", "more_body": True})
+    messages.put_nowait({"type": "http.disconnect"})
+
+    async def answering() -> None:
+        async with asyncio.timeout(5):
+            with caller.cancelling():
+                await asyncio.Event().wait()
+
+    with pytest.raises(CallerGone):
+        await answering()

@@ -483,3 +483,17 @@ def test_the_command_line_itself_imports_nothing_heavy() -> None:
         cwd=Path(__file__).parent.parent,
     )
     assert run.stdout.strip() == "[]"
+
+
+async def test_proxies_of_the_environment_are_not_asked(
+    standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is examined is the way that the shim takes; a proxy answers for hosts that cannot be reached."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    findings = await examined(local(standin))
+    assert [finding.outcome for check in ("no key", "wrong key") for finding in of(findings, check)] == [
+        "ok",
+        "ok",
+    ]

@@ -676,3 +676,24 @@ def test_a_name_that_is_bound_already_never_loses_its_tls() -> None:
     params = MAIN.modules["domain"]["config"]["params"]
     assert MAIN.value(params["isBound"], customDomain="a.example", boundDomain="a.example") is True
     assert MAIN.value(params["isBound"], customDomain="a.example", boundDomain="") is False
+
+
+def test_no_setting_of_an_operators_own_takes_the_place_of_the_hosts() -> None:
+    hosts = app_settings()
+    given = {
+        name: "an operator's"
+        for name in hosts
+        if name.startswith(("AzureWebJobs", "APPLICATIONINSIGHTS_", "FUNCTIONS_"))
+    }
+    assert len(given) >= 8
+    assert app_settings(settings=given) == hosts
+    assert app_settings(settings={"LOG_CALLS": "all"}) == {**hosts, "LOG_CALLS": "all"}
+
+
+def test_alerts_look_at_all_that_has_come_since_they_last_looked() -> None:
+    (rule,) = File.named("modules/alerts.bicep").of_type("Microsoft.Insights/scheduledQueryRules")
+    every, window = (
+        int(re.fullmatch(r"PT(\d+)M", rule["config"]["properties"][name])[1])  # type: ignore[index]
+        for name in ("evaluationFrequency", "windowSize")
+    )
+    assert every <= window
