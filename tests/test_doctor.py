@@ -85,8 +85,9 @@ async def test_a_shim_that_works_gets_a_line_for_everything_and_no_failure(
         *("settings", "identity", "dns", "tls", "no key", "wrong key", "given key", "APIM_API"),
         *("shim", "cors", "streaming", "streaming", "clock"),
     ]
-    # The only one: the stand-in has no TLS.
-    assert [finding.check for finding in findings if finding.outcome == "warning"] == ["tls"]
+    # The stand-in has no TLS; and its stream takes no time, so that a busy machine may deliver it all at once.
+    warnings = {finding.check for finding in findings if finding.outcome == "warning"}
+    assert warnings - {"streaming"} == {"tls"}
     assert KEY not in repr(findings)
 
 
