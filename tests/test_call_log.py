@@ -1,4 +1,7 @@
-"""Lines on calls: which are written, what stands in them, and that they arrive and are bounded."""
+"""The log lines about calls: which are written, what is in them, and that they arrive and are bounded.
+
+An operator has nothing else to look into a failed call with, and pays for every line.
+"""
 
 import json
 import logging

@@ -1,4 +1,7 @@
-"""CORS through the real worker: on every kind of answer, with upstream's and with the platform's own beside it."""
+"""CORS through the real worker: on every kind of response, with upstream's and the platform's own headers beside it.
+
+An error without CORS headers reaches the page as "Failed to fetch", and two sets of them as a refusal.
+"""
 
 import asyncio
 import json

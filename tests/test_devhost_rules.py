@@ -1,4 +1,7 @@
-"""The host's rules that need no socket: its minimum data rates, and what it tells the worker of a request."""
+"""The host's rules that need no socket: minimum data rates, the order of routes, and what it tells the worker.
+
+Over sockets they would take minutes, or never differ.
+"""
 
 import json
 

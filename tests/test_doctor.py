@@ -1,4 +1,7 @@
-"""The doctor, on the real parts: what it says of each, what to do next, and nothing that is secret."""
+"""The doctor, on the real parts: what it says about each, what to do next, and nothing that is secret.
+
+It is read when something is already broken; a wrong diagnosis costs more time than none.
+"""
 
 import asyncio
 import json

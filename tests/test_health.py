@@ -1,4 +1,7 @@
-"""/healthz says that the process lives, /readyz whether it could serve a call, and neither says too much."""
+"""/healthz says that the process is alive, /readyz whether it could serve a call, and neither says too much.
+
+Anybody may ask: they must neither learn names from the response nor overload the vault by asking.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""What infra/ would make in Azure, as far as that can be told without Azure."""
+"""What infra/ would create in Azure, as far as that can be told without Azure.
+
+A template is tried for the first time on somebody's subscription: an open door or a missing role shows only then.
+"""
 
 import json
 import re

@@ -1,4 +1,7 @@
-"""Metrics from calls over real sockets, through the worker and the real exporters, to receivers that decode them."""
+"""Metrics from calls over real sockets, through the worker and the real exporters, to receivers that decode them.
+
+Alerts, bills and the decision to retire the shim rest on these numbers.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""What is published is what runs, and all of it."""
+"""What is published is what runs, and all of it, and nothing else.
+
+A missing file breaks the app only once it is deployed; a stray one may hold a secret.
+"""
 
 import importlib.util
 import os

@@ -1,4 +1,7 @@
-"""The end of the shim: told on every response, rehearsed in brownouts, and refused with a way on once it has come."""
+"""The end of the shim: announced on every response, rehearsed in brownouts, and enforced with a way on.
+
+A date that is off by a day, or a refusal too early, breaks callers who did everything right.
+"""
 
 import json
 import time

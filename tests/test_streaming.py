@@ -1,4 +1,7 @@
-"""Bytes move as they come, in both directions; ends are told apart, and so are deaths. Order is asserted by events."""
+"""Bytes move as they come, in both directions; an end, a death and a disconnect are told apart.
+
+A proxy that buffers makes a model look slow, and one that misses a disconnect bills for what nobody reads.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""The worker's own server: every request ends its invocation, whatever it is."""
+"""The worker's own server: every request ends its invocation, whatever it is.
+
+One that does not hangs until functionTimeout, and holds a place among the calls in flight all that time.
+"""
 
 import asyncio
 import json
