@@ -167,7 +167,7 @@ async def send(
     headers: Headers,
     body: bytes | AsyncIterator[bytes],
     *,
-    connect: float = 1,
+    connect: float = PATIENCE,
     read: float | None = None,
 ) -> Sent:
     """Sends as Upstream does: Host first, and one header that frames a body."""
