@@ -362,12 +362,14 @@ def test_a_spool_gives_back_any_stretch_of_what_was_written() -> None:
     assert space.free == before + len(content)
 
 
-def test_a_disk_without_space_is_no_defect() -> None:
-    spool = Spool(SpoolSpace(100))
+def test_a_disk_without_space_is_no_defect_and_costs_later_calls_no_space() -> None:
+    space = SpoolSpace(100, total=100)
+    spool = Spool(space)
     spool._file.write = _no_space_left  # type: ignore[method-assign,assignment]
     with pytest.raises(TooBusy):
         spool.write(b"x")
     spool.close()
+    assert space.free == 100
 
 
 def _no_space_left(_: bytes) -> int:
