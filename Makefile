@@ -3,6 +3,8 @@
 
 VENV := .venv/bin
 PYTEST_ARGS ?=
+# A process for each core, each with a stand-in and a host of its own; a file's tests stay together. PROCESSES= for one.
+PROCESSES ?= -n logical --maxprocesses 4 --dist loadfile
 LOCK_ARGS ?=
 MUTANTS ?=
 BENCH_ARGS ?=
@@ -12,7 +14,7 @@ start: .venv/installed
 
 # On the event loop of the platform's worker, uvloop.
 test: .venv/installed
-	@$(VENV)/python -m pytest $(PYTEST_ARGS)
+	@$(VENV)/python -m pytest $(PROCESSES) $(PYTEST_ARGS)
 
 # What knows the insides of the Functions runtime, against the newest two versions of it.
 test-runtimes: .venv/installed
@@ -20,7 +22,7 @@ test-runtimes: .venv/installed
 
 # On asyncio's own, which the worker has on Windows.
 test-asyncio: .venv/installed
-	@$(VENV)/python -m pytest --loop asyncio $(PYTEST_ARGS)
+	@$(VENV)/python -m pytest --loop asyncio $(PROCESSES) $(PYTEST_ARGS)
 
 # Random callers and upstreams from a seed, for five minutes: FUZZ_SECONDS, FUZZ_SEED. docs/robustness.md
 fuzz: .venv/installed

@@ -1,4 +1,7 @@
-"""Which header holds the key, and what becomes of the others."""
+"""Which header holds the subscription key, and what becomes of the others.
+
+A mistake here lets a stranger in, or hands one caller's credentials to the API behind the shim.
+"""
 
 import json
 

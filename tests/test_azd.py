@@ -1,4 +1,8 @@
-"""What azd does with infra/ and scripts/azd, as far as that can be told without azd."""
+"""What azd does with infra/ and scripts/azd, as far as that can be told without azd.
+
+These scripts run once per deployment, on an operator's machine: whatever they get wrong is met by somebody new to the
+project.
+"""
 
 import asyncio
 import json

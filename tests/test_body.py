@@ -21,7 +21,7 @@ from shim.call.json_top_level import MAX_BYTES, MAX_STRING_BYTES, JsonTopLevel
 from shim.call.model_in_json import JsonModel
 from shim.call.routes import ModelUse
 from shim.call.spool import MEMORY_BYTES, PIECE_BYTES, Spool, SpoolSpace
-from shim.errors import BodyTooLarge, InvalidRequest, ModelRequired, TooBusy
+from shim.errors import BodyTooLarge, CallerGone, InvalidRequest, ModelRequired, TooBusy
 from shim.headers import Headers
 
 MIB = 1024 * 1024
@@ -363,12 +363,14 @@ def test_a_spool_gives_back_any_stretch_of_what_was_written() -> None:
     assert space.free == before + len(content)
 
 
-def test_a_disk_without_space_is_no_defect() -> None:
-    spool = Spool(SpoolSpace(100))
+def test_a_disk_without_space_is_no_defect_and_costs_later_calls_no_space() -> None:
+    space = SpoolSpace(100, total=100)
+    spool = Spool(space)
     spool._file.write = _no_space_left  # type: ignore[method-assign,assignment]
     with pytest.raises(TooBusy):
         spool.write(b"x")
     spool.close()
+    assert space.free == 100
 
 
 def _no_space_left(_: bytes) -> int:
@@ -524,3 +526,22 @@ async def test_a_string_of_up_to_3072_bytes_is_kept_however_it_is_cut(
         body = await opened(chunks, JSON)
         assert body.model == "m" * length
         assert await sent(body) == content
+
+
+async def test_a_caller_who_leaves_is_noticed_though_the_rest_of_the_body_is_not_wanted() -> None:
+    messages: asyncio.Queue[Message] = asyncio.Queue()
+    caller = Caller(messages.get)
+    body = caller.body()
+    messages.put_nowait({"type": "http.request", "body": b"begun", "more_body": True})
+    assert await anext(body) == b"begun"
+    await body.aclose()
+    messages.put_nowait({"type": "http.request", "body": b"not wanted", "more_body": True})
+    messages.put_nowait({"type": "http.disconnect"})
+
+    async def answering() -> None:
+        async with asyncio.timeout(5):
+            with caller.cancelling():
+                await asyncio.Event().wait()
+
+    with pytest.raises(CallerGone):
+        await answering()

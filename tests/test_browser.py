@@ -1,4 +1,8 @@
-"""The official `openai` package in a page of another origin, in a real browser."""
+"""The official `openai` package in a page of another origin, in a real browser.
+
+Only a browser enforces CORS, so only a browser can show that a page gets its response, and that a stranger's page
+does not.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""Lines on calls: which are written, what stands in them, and that they arrive and are bounded."""
+"""The log lines about calls: which are written, what is in them, and that they arrive and are bounded.
+
+An operator has nothing else to look into a failed call with, and pays for every line.
+"""
 
 import json
 import logging
@@ -111,3 +114,15 @@ def test_host_json_lets_every_warning_through_and_samples_requests_alone() -> No
         "Trace",
         "Exception",
     }
+
+
+async def test_a_line_names_the_model_that_the_call_named_and_not_its_deployment(
+    start_host: StartHost,
+) -> None:
+    host = await start_host(LOG_CALLS="all", MODEL_DEPLOYMENTS="gpt-4o=prod")
+    request_id = str(uuid.uuid4())
+    body = b'{"model": "gpt-4o", "messages": []}'
+    head = f"x-request-id: {request_id}"
+    await exchange(host.url, request("POST", "/v1/chat/completions", head, body=body, key=KEY))
+    record = await host.logs.first(lambda record: request_id in record.message)
+    assert json.loads(record.message.removeprefix("call "))["model"] == "gpt-4o"

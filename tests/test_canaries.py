@@ -1,4 +1,7 @@
-"""Nothing that is not the operator's to see is in anything that is exported, with everything on and at DEBUG."""
+"""Nothing that is not the operator's to see is in anything that is exported, with everything on and at DEBUG.
+
+A key or a prompt that has reached a log or a metrics backend cannot be called back.
+"""
 
 import json
 import uuid

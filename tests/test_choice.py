@@ -1,4 +1,7 @@
-"""Which transport carries the calls, and what is read of a proxy's variables."""
+"""Which transport carries the calls, and what is read of a proxy's variables.
+
+A proxy that is overlooked means no call leaves the network, or every call leaves it by a way nobody allowed.
+"""
 
 import ssl
 

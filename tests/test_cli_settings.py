@@ -1,4 +1,7 @@
-"""Where commands get their settings: local.settings.json as Core Tools read it, and the environment over it."""
+"""Where commands get their settings: local.settings.json as Core Tools read it, and the environment over it.
+
+A command that read another vault's name than the app does would change the wrong keys.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""What the shim answers to preflights, and what it adds to and takes from responses."""
+"""What the shim answers to preflights, and what it adds to and removes from responses.
+
+One header too few and every page fails with an error that says nothing; one too many and any page on the web may
+call.
+"""
 
 import json
 

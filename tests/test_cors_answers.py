@@ -1,4 +1,7 @@
-"""CORS through the real worker: on every kind of answer, with upstream's and with the platform's own beside it."""
+"""CORS through the real worker: on every kind of response, with upstream's and the platform's own headers beside it.
+
+An error without CORS headers reaches the page as "Failed to fetch", and two sets of them as a refusal.
+"""
 
 import asyncio
 import json
@@ -260,3 +263,13 @@ async def test_the_platform_adds_nothing_for_another_origin(
 ) -> None:
     answer, _ = await ask(replace(KINDS["200"], host="on_flex"), OTHER, hosts, http, standin)
     assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+
+
+async def test_browsers_do_not_remember_what_faulty_settings_allow(
+    hosts: Hosts, http: aiohttp.ClientSession
+) -> None:
+    """It would outlast the settings: a page would go on without a preflight, or with the refusal."""
+    preflight = {**PREFLIGHT, "Origin": APP}
+    for name, seconds in (("misconfigured", "0"), ("host", "600")):
+        async with http.options(f"{hosts[name].url}/v1/chat/completions", headers=preflight) as answer:
+            assert (answer.status, answer.headers["Access-Control-Max-Age"]) == (204, seconds)

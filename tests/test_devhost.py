@@ -1,4 +1,7 @@
-"""devhost does with a request what the Functions host does."""
+"""devhost does with a request what the Functions host does.
+
+Everything else here is tested through devhost: where it is kinder than Azure, the other tests prove nothing.
+"""
 
 import json
 

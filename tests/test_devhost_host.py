@@ -1,4 +1,7 @@
-"""devhost does with requests and responses what the Functions host does; each fact's source is in docs/platform.md."""
+"""devhost treats requests and responses as the Functions host does; each fact's source is in docs/platform.md.
+
+Limits, retries and empty 500s of the platform are found here, or by the first caller in production.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""Of a worker's logs devhost keeps what the Functions host passes on to Application Insights."""
+"""devhost keeps of a worker's logs what the Functions host passes on to Application Insights.
+
+The host drops most of what a worker logs, and a test that reads what it drops proves nothing for operators.
+"""
 
 import logging
 import os

@@ -1,11 +1,17 @@
-"""The host's rules that need no socket: its minimum data rates, and what it tells the worker of a request."""
+"""The host's rules that need no socket: minimum data rates, the order of routes, and what it tells the worker.
+
+Over sockets they would take minutes, or never differ.
+"""
 
 import json
 
 import pytest
 
 from devhost.data_rates import ReadRate, WriteRate
+from devhost.process import Function
+from devhost.routing import choose, routes_of
 from devhost.trigger_metadata import trigger_metadata
+from tests.conftest import ROOT
 
 GRACE = 5.0
 RATE = 240.0
@@ -82,3 +88,12 @@ def test_a_body_can_take_the_headers_place() -> None:
 def test_headers_are_told_as_they_came() -> None:
     told = trigger_metadata(b"", "", {}, [("authorization", "Bearer key"), ("x-a", "1"), ("x-a", "2")])
     assert json.loads(told["Headers"][1]) == {"authorization": "Bearer key", "x-a": "1,2"}
+
+
+def test_routes_are_tried_in_the_order_of_the_functions_names_and_not_of_their_declaration() -> None:
+    def function(name: str, route: str) -> Function:
+        return Function(name, name, "request", "httpTrigger", route, ("GET",))
+
+    routes = routes_of([function("Wrong_path", "{root}/{*path}"), function("v1", "v1/{*path}")], ROOT)
+    chosen = [choose(routes, "GET", path) for path in ("/v1/models", "/other/models")]
+    assert [found[0].name for found in chosen if found] == ["v1", "Wrong_path"]

@@ -1,4 +1,7 @@
-"""devhost's worker process is started, equipped and ended as the platform's."""
+"""devhost's worker process is started, equipped and ended as the platform's.
+
+What the app finds when it is imported, such as sys.path, a loop and an environment, decides whether it starts at all.
+"""
 
 import json
 import os

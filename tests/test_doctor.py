@@ -1,4 +1,7 @@
-"""The doctor, on the real parts: what it says of each, what to do next, and nothing that is secret."""
+"""The doctor, on the real parts: what it says about each, what to do next, and nothing that is secret.
+
+It is read when something is already broken; a wrong diagnosis costs more time than none.
+"""
 
 import asyncio
 import json
@@ -85,8 +88,9 @@ async def test_a_shim_that_works_gets_a_line_for_everything_and_no_failure(
         *("settings", "identity", "dns", "tls", "no key", "wrong key", "given key", "APIM_API"),
         *("shim", "cors", "streaming", "streaming", "clock"),
     ]
-    # The only one: the stand-in has no TLS.
-    assert [finding.check for finding in findings if finding.outcome == "warning"] == ["tls"]
+    # The stand-in has no TLS; and its stream takes no time, so that a busy machine may deliver it all at once.
+    warnings = {finding.check for finding in findings if finding.outcome == "warning"}
+    assert warnings - {"streaming"} == {"tls"}
     assert KEY not in repr(findings)
 
 
@@ -483,3 +487,17 @@ def test_the_command_line_itself_imports_nothing_heavy() -> None:
         cwd=Path(__file__).parent.parent,
     )
     assert run.stdout.strip() == "[]"
+
+
+async def test_proxies_of_the_environment_are_not_asked(
+    standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is examined is the way that the shim takes; a proxy answers for hosts that cannot be reached."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    findings = await examined(local(standin))
+    assert [finding.outcome for check in ("no key", "wrong key") for finding in of(findings, check)] == [
+        "ok",
+        "ok",
+    ]

@@ -1,4 +1,7 @@
-"""The doctor without the shim: a caller's own call, in the set-ups that come after it."""
+"""The doctor without the shim: a caller's own call, in each set-up that may replace the shim.
+
+Its verdict decides whether a caller is moved, so it must be right about what that caller would get.
+"""
 
 import asyncio
 import json

@@ -1,7 +1,11 @@
-"""/healthz says that the process lives, /readyz whether it could serve a call, and neither says too much."""
+"""/healthz says that the process is alive, /readyz whether it could serve a call, and neither says too much.
+
+Anybody may ask: they must neither learn names from the response nor overload the vault by asking.
+"""
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import aiohttp
@@ -168,3 +172,13 @@ async def test_an_operators_reason_is_shown_only_on_request(failure: Exception, 
     assert status == 503
     assert reason in content["checks"][0]["reason"]
     assert "s3cret" not in json.dumps(content)
+
+
+async def test_why_it_is_not_ready_reaches_the_operator_as_a_warning(
+    http: aiohttp.ClientSession, start_host: StartHost
+) -> None:
+    host = await start_host(APIM_BASE_URL=DEAD)
+    assert (await fetch(http, f"{host.url}/readyz"))[0] == 503
+    record = await host.logs.first(lambda record: "not ready: upstream: " in record.message)
+    assert record.level == logging.WARNING
+    assert record in host.logs.arrived

@@ -1,3 +1,8 @@
+"""The cache in front of the vault: what it remembers and for how long, and what a flood of unknown keys costs.
+
+It decides whether a revoked key is refused in time, and whether a good one gets in while the vault fails.
+"""
+
 import asyncio
 import contextlib
 import heapq

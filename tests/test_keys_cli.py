@@ -1,4 +1,7 @@
-"""`python -m shim keys`, on a vault over TLS."""
+"""`python -m shim keys`, on a vault over TLS.
+
+Operators act on what it prints and scripts on its exit codes, while each command changes who may call.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,8 @@
-"""Keys come from APIM into the vault, by command and by timer."""
+"""Keys come from APIM into the vault, by command and by timer.
+
+A key that is not imported locks a caller out; one that is not pruned, or enabled against an operator's will, lets one
+in.
+"""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable

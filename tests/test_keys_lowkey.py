@@ -1,4 +1,7 @@
-"""Keys in Lowkey Vault: a vault and a token endpoint of others' making, with the real SDK and identity over TLS."""
+"""Keys in Lowkey Vault: somebody else's vault and token endpoint, with the real SDK and identity over TLS.
+
+Our own double of Key Vault shares our misunderstandings; this one has its own.
+"""
 
 import asyncio
 import functools

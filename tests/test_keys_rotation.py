@@ -1,5 +1,7 @@
-"""`keys rotate`, interrupted at each of its steps and run again: nobody is left without a good key, and no good key
-is left that nobody has."""
+"""`keys rotate`, interrupted at each of its steps and run again.
+
+Nobody may be left without a good key, and no good key may be left that nobody has.
+"""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta

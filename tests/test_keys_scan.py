@@ -1,3 +1,8 @@
+"""Keys in a vault under names of their own: all are read once, and after that whatever has changed.
+
+The index is the cache here, so that a change it misses is a revoked key that works or a new one that does not.
+"""
+
 import asyncio
 import logging
 import traceback

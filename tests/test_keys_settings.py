@@ -1,4 +1,7 @@
-"""Settings of keys, each at an odd value and seen to act: a value that goes astray shows nowhere else."""
+"""The settings about keys, each at an odd value and seen to act.
+
+A value that is read and then goes astray shows nowhere else.
+"""
 
 import asyncio
 import json

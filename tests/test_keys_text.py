@@ -1,4 +1,7 @@
-"""Labels are other people's text: none of it forges a log line or steers the operator's terminal."""
+"""Labels are other people's text: none of it forges a log line or steers the operator's terminal.
+
+Anybody who may name an APIM subscription can try.
+"""
 
 import logging
 from collections.abc import AsyncIterator

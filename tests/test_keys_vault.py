@@ -1,3 +1,8 @@
+"""Keys in Key Vault by their digest: what each response of the vault means, how long it may take, and who is told.
+
+"Unknown" and "could not be checked" must never be confused: one is a 401 that clients give up on.
+"""
+
 import asyncio
 import json
 import logging

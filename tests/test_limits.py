@@ -1,4 +1,7 @@
-"""The worker's memory depends neither on the size of a body nor on the number of requests served."""
+"""The worker's memory depends neither on the size of a body nor on the number of requests served.
+
+A leak of a kilobyte per call, or one body kept whole, ends an instance together with all its streams.
+"""
 
 import asyncio
 import hashlib

@@ -1,4 +1,7 @@
-"""What an operator finds in Application Insights: the host drops what is logged outside an executing invocation."""
+"""What an operator finds in Application Insights: the host drops what is logged outside an executing invocation.
+
+A warning that does not arrive might as well not have been written.
+"""
 
 import io
 import logging

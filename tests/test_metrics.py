@@ -1,19 +1,25 @@
-"""Metrics from calls over real sockets, through the worker and the real exporters, to receivers that decode them."""
+"""Metrics from calls over real sockets, through the worker and the real exporters, to receivers that decode them.
+
+Alerts, bills and the decision to retire the shim rest on these numbers.
+"""
 
 import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
 from aiohttp import web
 from openai import APIError, AsyncAzureOpenAI, AsyncOpenAI
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 
 from devhost.host import Host
 from devhost.standin import Received, Standin
+from shim.monitoring.counts import Process
+from shim.monitoring.exporting import Destination
 from shim.monitoring.usage import Usage
 from tests.conftest import API_VERSION, KEY, StartHost
 from tests.support.telemetry_doubles import TOKEN, Receiver, receiving
@@ -344,3 +350,27 @@ async def test_what_could_not_be_sent_is_sent_later(running: Running) -> None:
     insights.fails = False
     points = await insights.until(CALLS, 4, client="okhttp/4")
     assert sum(point.count for point in points) == 4
+
+
+class _Exporter:
+    """Takes everything; `starts` are those of the points of each export."""
+
+    def __init__(self) -> None:
+        self.starts: list[set[int]] = []
+
+    def export(self, data: MetricsData) -> MetricExportResult:
+        scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics]
+        points = [point for scope in scopes for metric in scope.metrics for point in metric.data.data_points]
+        self.starts.append({point.start_time_unix_nano for point in points})
+        return MetricExportResult.SUCCESS
+
+
+@pytest.mark.parametrize("cumulative", [True, False])
+def test_totals_are_since_the_start_and_all_else_is_since_the_last_export(cumulative: bool) -> None:
+    exporter = _Exporter()
+    destination = Destination("test", lambda: cast("MetricExporter", exporter), cumulative=cumulative)
+    for _ in range(3):
+        destination.export({}, Process())
+    assert len(exporter.starts) == 3
+    assert all(len(starts) == 1 for starts in exporter.starts)
+    assert len(set.union(*exporter.starts)) == (1 if cumulative else 3)

@@ -1,4 +1,7 @@
-"""The Node package `openai`, to the stand-in itself and through the shim: the same parsed results."""
+"""The Node package `openai`, to the stand-in itself and through the shim: the same parsed results.
+
+It has its own HTTP client and its own stream parser, and trips over what the Python one forgives.
+"""
 
 import asyncio
 import json

@@ -232,6 +232,13 @@ async def test_a_compressed_refusal_is_understood(ask: Ask, standin: Standin) ->
     assert headers["retry-after"] == "5"
 
 
+async def test_a_compressed_refusal_that_was_cut_short_passes_as_it_is(ask: Ask, standin: Standin) -> None:
+    """All its words are there, and nothing says that they are all."""
+    body = gzip.compress(apim(429, "Rate limit is exceeded. Try again in 5 seconds."))[:-8]
+    _, headers, content = await ask.answered(standin, 429, body, **{"content-encoding": "gzip"})
+    assert (content, headers["content-encoding"]) == (body, "gzip")
+
+
 async def test_a_compressed_error_of_azure_openai_passes_as_it_is(ask: Ask, standin: Standin) -> None:
     body = gzip.compress(b'{"error":{"code":"429"}}')
     _, headers, content = await ask.answered(standin, 429, body, **{"content-encoding": "gzip"})

@@ -1,4 +1,7 @@
-"""The same calls through the real SDKs, to the stand-in itself and through the shim: the same parsed results."""
+"""The same calls through the real SDKs, to the stand-in itself and through the shim: the same parsed results.
+
+What users see is what their SDK makes of the bytes.
+"""
 
 import asyncio
 import base64

@@ -1,4 +1,7 @@
-"""Which origins a configured pattern covers, and which no trick gets past it."""
+"""Which origins a configured pattern covers, and that no trick gets past it.
+
+A pattern that covers one origin too many lets that page call with its visitors' credentials.
+"""
 
 from typing import NamedTuple
 from urllib.parse import urlsplit

@@ -1,8 +1,12 @@
-"""What is published is what runs, and all of it."""
+"""What is published is what runs, and all of it, and nothing else.
+
+A missing file breaks the app only once it is deployed; a stray one may hold a secret.
+"""
 
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -95,20 +99,21 @@ def test_what_operators_run_at_their_own_machine_is_not_published(unzipped: Path
     assert (unzipped / "shim/keys/admin/importing.py").exists()
 
 
-def test_local_settings_and_caches_stay_here_even_where_they_exist() -> None:
-    stray = [ROOT / "local.settings.json", ROOT / ".vscode" / "stray.json", ROOT / "shim" / "stray.pyc"]
-    made = [file for file in stray if not file.exists()]
-    for file in made:
-        file.parent.mkdir(exist_ok=True)
-        file.write_text("{}")
-    try:
-        listing = subprocess.run(
-            [sys.executable, "-c", _LISTING], check=True, capture_output=True, text=True, cwd=ROOT
-        ).stdout.split()
-    finally:
-        for file in made:
-            file.unlink()
+def test_local_settings_and_caches_stay_here_even_where_they_exist(tmp_path: Path) -> None:
+    """In a copy: other tests, at the same time, read what is in the work tree."""
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "shim", copy / "shim")
+    for name in ("function_app.py", ".funcignore", "scripts/package"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    for name in ("local.settings.json", ".vscode/stray.json", "shim/stray.pyc"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text("{}")
+    listing = subprocess.run(
+        [sys.executable, "-c", _LISTING], check=True, capture_output=True, text=True, cwd=copy
+    ).stdout.split()
     assert "function_app.py" in listing
+    assert "shim/service.py" in listing
     assert not [name for name in listing if "stray" in name or name.startswith((".", "local"))]
 
 

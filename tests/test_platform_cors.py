@@ -1,4 +1,7 @@
-"""devhost's imitation of the CORS middleware that the Functions host has on Flex Consumption."""
+"""devhost's imitation of the CORS middleware that the Functions host has on Flex Consumption.
+
+There the platform answers every preflight itself: tests without it would show a CORS that no caller gets.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""docs/platform.md names what there is."""
+"""docs/platform.md names what there is.
+
+It is where each fact about the platform has its source, and a stale one would be believed.
+"""
 
 import re
 

@@ -1,4 +1,7 @@
-"""No setting of the shim is called like one of the platform's, which would overwrite it or read it as its own."""
+"""No setting of the shim has the name of one of the platform's, which would overwrite it or read it as its own.
+
+It has happened: every test passed, and in Azure no page could call.
+"""
 
 import ast
 import json

@@ -1,4 +1,7 @@
-"""`python -m shim retire`: what can take the shim's place in APIM, as files to review and deploy."""
+"""`python -m shim retire`: what can take the shim's place in APIM, as files to review and deploy.
+
+They are deployed into somebody's gateway, where a wrong policy is an open API or an outage.
+"""
 
 import asyncio
 import functools

@@ -1,6 +1,10 @@
-"""The end of the shim: told on every response, rehearsed in brownouts, and refused with a way on once it has come."""
+"""The end of the shim: announced on every response, rehearsed in brownouts, and enforced with a way on.
+
+A date that is off by a day, or a refusal too early, breaks callers who did everything right.
+"""
 
 import json
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -289,3 +293,13 @@ async def test_a_brownout_is_refused_with_the_time_until_it_is_over(start_host: 
     assert (raised.value.status_code, raised.value.code) == (410, "shim_brownout")
     assert LINK in raised.value.message
     assert 1000 < int(raised.value.response.headers["retry-after"]) <= 1500
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
+def test_a_day_begins_in_utc_wherever_the_machine_is(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as here:
+        here.setenv("TZ", zone)
+        time.tzset()
+        sunset = read(SHIM_SUNSET="2027-03-31").sunset
+    time.tzset()
+    assert sunset == MIDNIGHT

@@ -315,3 +315,17 @@ def test_settings_of_models_are_read() -> None:
 def test_a_faulty_model_api_is_reported(value: str) -> None:
     with pytest.raises(SettingsError, match="MODEL_APIS"):
         Settings.from_environment(ENVIRONMENT | {"MODEL_APIS": value})
+
+
+@pytest.mark.parametrize(("model", "deployment"), [("v1", "legacy"), ("legacy", "v1")])
+def test_the_model_that_is_named_chooses_the_api_before_its_deployment_does(
+    model: str, deployment: str
+) -> None:
+    asked = target("POST", CHAT, "gpt-4o", **MAPPED, MODEL_APIS=f"gpt-4o={model},prod={deployment}")
+    assert asked.startswith("/openai/v1/" if model == "v1" else "/openai/deployments/prod/")
+
+
+@pytest.mark.parametrize("slash", ["%2F", "%2f", "%252F", "%252f"])
+def test_an_encoded_slash_stays_one_however_often_the_host_has_encoded_it(slash: str) -> None:
+    asked = target("GET", f"/openai/files/a{slash}b", query="api-version=1")
+    assert asked.casefold() == "/openai/files/a%2fb?api-version=1"

@@ -1,4 +1,7 @@
-"""What the shim knows of the insides of others' packages is there, and docs/runtime.md says what it is for."""
+"""What the shim knows about the insides of other packages is there, and docs/runtime.md says what it is for.
+
+A new version may rename any of it without notice.
+"""
 
 import ast
 import inspect

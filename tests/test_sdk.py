@@ -1,4 +1,7 @@
-"""Unmodified OpenAI SDKs through the shim, in the real worker, to a legacy API."""
+"""Unmodified OpenAI SDKs through the shim, in the real worker, to a legacy API.
+
+That is the promise of the whole product, in its users' own words.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""The environment becomes settings, or a list of all that is wrong with it."""
+"""The environment becomes settings, or a list of everything that is wrong with it.
+
+A deployment is a slow way to find faults one at a time, and a fault that is not found starts a shim nobody meant.
+"""
 
 import json
 import re

@@ -1,4 +1,7 @@
-"""The stand-in: it responds as APIM and Azure OpenAI do, and knows what it was sent and how that ended."""
+"""The stand-in responds as APIM and Azure OpenAI do, and knows what it was sent and how that ended.
+
+Most tests judge the shim by what the stand-in saw; they are only as true as it is.
+"""
 
 import asyncio
 import base64

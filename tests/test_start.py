@@ -1,4 +1,7 @@
-"""`make start`, as a newcomer meets it."""
+"""`make start`, as a newcomer meets it.
+
+Whoever fails here never gets to see anything else.
+"""
 
 import asyncio
 import functools

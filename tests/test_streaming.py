@@ -1,4 +1,7 @@
-"""Bytes move as they come, in both directions; ends are told apart, and so are deaths. Order is asserted by events."""
+"""Bytes move as they come, in both directions; an end, a death and a disconnect are told apart.
+
+A proxy that buffers makes a model look slow, and one that misses a disconnect bills for what nobody reads.
+"""
 
 import asyncio
 import json
@@ -7,10 +10,12 @@ import uuid
 
 import pytest
 from aiohttp import web
+from starlette.types import Message
 
 from devhost.host import Host
 from devhost.platform import NONE
 from devhost.standin import Received, Standin
+from shim.answer.events import EventStream
 from tests.conftest import KEY, StartHost
 from tests.support.wire import Wire, connect, exchange, function, request
 
@@ -457,3 +462,16 @@ async def test_a_stream_that_begins_with_silence_begins_with_a_heartbeat(
         heartbeat_was_read.set()
         await read_until(wire, b"data: 1\n\n")
         assert await wire.chunk() is None
+
+
+@pytest.mark.parametrize("line_break", [b"\n", b"\r\n"])
+async def test_a_heartbeat_follows_an_event_whatever_its_lines_end_in(line_break: bytes) -> None:
+    sent: asyncio.Queue[Message] = asyncio.Queue()
+    events = EventStream(sent.put)
+    event = b"data: 1" + 2 * line_break
+    await events.send({"type": "http.response.body", "body": event, "more_body": True})
+    beating = asyncio.create_task(events.beat(0.01))
+    async with asyncio.timeout(5):
+        assert (await sent.get())["body"] == event
+        assert (await sent.get())["body"].startswith(b":")
+    beating.cancel()

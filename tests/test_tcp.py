@@ -1,4 +1,7 @@
-"""What the kernel knows of a connection, asked of real sockets on this machine."""
+"""What the kernel knows of a connection, asked of real sockets on this machine.
+
+By it the pool tells a connection that upstream has closed from one that is good for the next call.
+"""
 
 import contextlib
 import socket

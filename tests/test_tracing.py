@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from queue import SimpleQueue
 
 import pytest
@@ -18,10 +18,14 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from devhost.host import Host
+from devhost.logs import Record
 from devhost.platform import CORE_TOOLS
 from devhost.standin import Received, Standin
+from shim.monitoring.exporting import Telemetry, tracing_of
+from shim.monitoring.tally import Tally
 from shim.monitoring.trace_export import MAX_BATCH, SpanDestination
 from shim.monitoring.tracing import Span, SpanRecord, parent_of, sampler
+from shim.settings import Settings
 from tests.conftest import KEY, StartHost
 from tests.support.telemetry_doubles import Receiver, receiving
 from tests.support.wire import connect, exchange, invoke, request
@@ -49,6 +53,10 @@ def caller(flags: str = "01") -> tuple[str, str, str]:
     """A caller's `traceparent`, and the ids in it."""
     trace_id, span_id = uuid.uuid4().hex, uuid.uuid4().hex[:16]
     return f"00-{trace_id}-{span_id}-{flags}", trace_id, span_id
+
+
+def has(text: str) -> Callable[[Record], bool]:
+    return lambda record: text in record.message
 
 
 def reflected(body: bytes) -> dict[str, str]:
@@ -264,6 +272,9 @@ async def test_what_upstream_refuses_and_what_breaks_off_is_an_error(
         assert span.attributes["error.type"] == error
         assert "gen_ai.usage.input_tokens" not in span.attributes
         assert (await insights.span(trace_id=trace_id)).failed
+        # Whoever reads the log finds the trace.
+        line = await host.logs.first(has(f'"trace_id": "{trace_id}"'))
+        assert error in line.message
 
 
 async def test_an_upstream_that_cannot_be_reached_has_no_status(
@@ -286,6 +297,32 @@ async def test_an_upstream_that_cannot_be_reached_has_no_status(
         # Only metrics go there: it is not named for spans.
         await insights.until("gen_ai.server.request.duration")
         assert insights.spans == []
+
+
+async def test_a_caller_who_leaves_ends_the_span(traced: Running, standin: Standin) -> None:
+    host, otlp, _ = traced
+    request_id, started = str(uuid.uuid4()), asyncio.Event()
+    traceparent, trace_id, _ = caller()
+
+    async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(upstream)
+        await response.write(b"data: 1\n\n")
+        started.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    standin.answers[request_id] = answer
+    async with connect(host.url) as wire:
+        head = f"x-request-id: {request_id}", f"traceparent: {traceparent}"
+        body = b'{"model": "gpt-4o", "stream": true}'
+        await wire.send(request("POST", "/v1/chat/completions", *head, body=body, key=KEY))
+        await wire.head()
+        await started.wait()
+        wire.abort()
+    span = await otlp.span(trace_id=trace_id)
+    assert span.attributes["error.type"] == "caller_gone"
+    assert span.attributes["http.response.status_code"] == 200
 
 
 async def test_what_the_shim_refuses_itself_has_no_span(traced: Running) -> None:
@@ -402,6 +439,19 @@ async def test_a_full_batch_is_sent_at_once_and_the_rest_when_it_is_time() -> No
         destination.offer(span)
     assert [await asyncio.to_thread(exporter.sizes.get, timeout=30) for _ in range(2)] == [MAX_BATCH, 3]
     running.cancel()
+
+
+def test_the_sdks_own_switch_turns_spans_off_too() -> None:
+    environ = {
+        "APIM_BASE_URL": "https://a.example/openai",
+        "KEY_VAULT_URL": "https://v.vault.azure.net",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318",
+        "OTEL_TRACES_EXPORTER": "otlp",
+    }
+    assert tracing_of(Settings.from_environment(environ), Tally()) is not None
+    disabled = Settings.from_environment({**environ, "OTEL_SDK_DISABLED": "true"})
+    assert tracing_of(disabled, Tally()) is None
+    assert Telemetry.of(disabled).meter.begin_span is None
 
 
 # The rules.

@@ -1,4 +1,7 @@
-"""What was sent arrives upstream, and what upstream answered comes back, but for what must differ."""
+"""What was sent arrives upstream, and what upstream responded comes back, but for what must differ.
+
+The API behind the shim must not be able to tell a call through it from a call of its own.
+"""
 
 import gzip
 import hashlib

@@ -23,7 +23,8 @@ import uvloop
 from aiohappyeyeballs.types import AddrInfoType
 
 from shim.headers import Headers
-from shim.upstream.choice import Choice, open_transport
+from shim.settings import Settings
+from shim.upstream.choice import Choice, choose_transport, open_transport
 from shim.upstream.connection import Connection
 from shim.upstream.exchange import Exchange
 from shim.upstream.pool import Counts
@@ -31,7 +32,8 @@ from shim.upstream.tcp import Tcp
 from shim.upstream.transport import ShimTransport
 
 MIB = 1024 * 1024
-PATIENCE = 5.0
+# Nothing here takes as long, but where a busy machine makes it.
+PATIENCE = 30.0
 GOOD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 type Transport = httpx.AsyncBaseTransport
@@ -167,7 +169,7 @@ async def send(
     headers: Headers,
     body: bytes | AsyncIterator[bytes],
     *,
-    connect: float = 1,
+    connect: float = PATIENCE,
     read: float | None = None,
 ) -> Sent:
     """Sends as Upstream does: Host first, and one header that frames a body."""
@@ -574,6 +576,17 @@ async def test_idle_connections_are_closed_in_time() -> None:
     await transport.aclose()
 
 
+async def test_a_connection_that_was_still_fresh_at_one_sweep_is_closed_by_a_later_one() -> None:
+    """The sweep is set when a connection first falls idle; used again since, it is not yet old by then."""
+    transport = ShimTransport(keepalive=0.5)
+    async with peer(answering(GOOD, GOOD, hang=True)) as it, asyncio.timeout(PATIENCE):
+        await get(transport, it.origin)
+        await get(transport, it.origin)
+        await it.gone.wait()
+        assert it.connections == 1
+    await transport.aclose()
+
+
 async def test_closing_an_answer_before_its_end_cancels_it_upstream(transport: Transport) -> None:
     async with peer(answering(CHUNKED + b"2\r\nok\r\n", hang=True)) as it, asyncio.timeout(PATIENCE):
         exchange = await send(transport, "GET", it.origin, "/", [], b"")
@@ -719,7 +732,7 @@ async def test_many_calls_at_once_do_not_mix(transport: Transport) -> None:
         exchange = await send(transport, "GET", it.origin, f"/{number}", [], b"")
         assert await whole(exchange) == b"/%d" % number
 
-    async with peer(serve) as it, asyncio.timeout(6 * PATIENCE):
+    async with peer(serve) as it, asyncio.timeout(PATIENCE):
         for _ in range(5):
             await asyncio.gather(*map(ask, range(100)))
         assert it.connections <= 100
@@ -1121,3 +1134,75 @@ async def test_connections_are_counted_by_what_became_of_them() -> None:
         await get(transport, it.origin)
         assert transport.counts == Counts(opened=2, reused=2, stale=1)
     await transport.aclose()
+
+
+class _Timers:
+    """The event loop, but for its time, which passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.create_future = asyncio.get_running_loop().create_future
+        self._due: list[tuple[float, Callable[[], None]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.Handle:
+        return self.call_at(self.now + delay, callback)
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, (), asyncio.get_running_loop())
+        self._due.append((when, lambda: None if handle.cancelled() else callback()))
+        return handle
+
+    def pass_until(self, now: float) -> None:
+        while due := [timer for timer in self._due if timer[0] <= now]:
+            self._due.remove(first := min(due, key=lambda timer: timer[0]))
+            self.now = first[0]
+            first[1]()
+        self.now = now
+
+
+class _Carrier:
+    def __init__(self) -> None:
+        self.closes = 0
+
+    def close(self) -> None:
+        self.closes += 1
+
+    def read_on(self) -> None: ...
+
+
+async def test_only_upstreams_silence_counts_and_not_the_time_that_the_reader_takes() -> None:
+    timers, carrier = _Timers(), _Carrier()
+    exchange = Exchange(carrier, cast("asyncio.AbstractEventLoop", timers), 10)
+    body = aiter(exchange)
+    waiting = asyncio.ensure_future(anext(body))
+    await asyncio.sleep(0)
+    exchange.add(b"1")
+    exchange.wake()
+    assert await waiting == b"1"
+    exchange.add(b"2")
+    timers.pass_until(25)
+    assert carrier.closes == 0
+    assert await anext(body) == b"2"
+    waiting = asyncio.ensure_future(anext(body))
+    await asyncio.sleep(0)
+    timers.pass_until(34)
+    assert carrier.closes == 0
+    timers.pass_until(35)
+    assert carrier.closes == 1
+    with pytest.raises(httpx.ReadTimeout, match="it sent nothing for 10 s"):
+        await waiting
+
+
+@pytest.mark.parametrize("behind", ["APIM_BASE_URL", "APIM_V1_BASE_URL"])
+def test_a_proxy_before_either_api_is_passed(behind: str) -> None:
+    hosts = {"APIM_BASE_URL": "legacy.example", "APIM_V1_BASE_URL": "v1.example"}
+    settings = Settings.from_environment(
+        {"LOCAL_SUBSCRIPTION_KEYS": "a=b", **{name: f"https://{host}" for name, host in hosts.items()}}
+    )
+    near = next(host for name, host in hosts.items() if name != behind)
+    choice = choose_transport(settings, {"HTTPS_PROXY": "http://proxy.example:3128", "NO_PROXY": near})
+    assert (choice.name, choice.proxy) == ("httpx", "http://proxy.example:3128")
+    assert hosts[behind] in choice.reason

@@ -1,4 +1,7 @@
-"""`python -m shim usage`, on a double of Log Analytics that runs its KQL; and the KQL of docs and infra."""
+"""`python -m shim usage`, on a double of Log Analytics that runs its KQL; and the KQL of docs and infra.
+
+A query that is only read over looks right until somebody needs its answer.
+"""
 
 import csv
 import fcntl

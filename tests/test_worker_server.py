@@ -1,4 +1,7 @@
-"""The worker's own server: every request ends its invocation, whatever it is."""
+"""The worker's own server: every request ends its invocation, whatever it is.
+
+One that does not hangs until functionTimeout, and holds a place among the calls in flight all that time.
+"""
 
 import asyncio
 import json
@@ -9,6 +12,7 @@ from azure_functions_runtime.http_v2 import HttpCoordinator
 
 from devhost.host import Host
 from devhost.standin import Standin
+from shim.errors import ShimError
 from shim.worker.invocations import LEG_TIMEOUT_SECONDS, Invocations
 from shim.worker.protocol import CoalescedStart
 from tests.conftest import KEY
@@ -217,6 +221,16 @@ class TestSweep:
         invocations = Invocations(object())
         invocations.sweep()
         invocations.release("any")
+
+
+def test_ids_that_are_over_are_remembered_for_a_while_and_not_for_ever() -> None:
+    invocations = Invocations(object())
+    for number in range(2_000):
+        invocations.begin(str(number), {})
+        invocations.release(str(number))
+    with pytest.raises(ShimError):
+        invocations.begin("1999", {})
+    invocations.begin("0", {})
 
 
 def assert_response_lost(answer: Answer) -> None:

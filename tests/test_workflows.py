@@ -1,4 +1,7 @@
-"""What GitHub runs: everyone's own commands, actions pinned by commit, and deployments that hold no secret."""
+"""What GitHub runs: everyone's own commands, actions pinned by commit, and deployments that hold no secret.
+
+A workflow has the rights to publish; an unpinned action would have them too.
+"""
 
 import json
 import re

@@ -1,4 +1,7 @@
-"""The editor and the dev container run what the Makefile knows, on the Python of these tests."""
+"""The editor and the dev container run what the Makefile knows, on the Python of these tests.
+
+A set-up that drifts from the Makefile costs each newcomer an afternoon.
+"""
 
 import json
 import re

@@ -199,7 +199,8 @@ class Round:
     async def _settle(self) -> None:
         """Every invocation ends, at the latest with the second sweep of the shim's."""
         began = time.monotonic()
-        while self.host.worker.under_way and time.monotonic() - began < _END_SECONDS:
+        # An invocation leaves the worker's list a turn of the loop before the callback of its future runs.
+        while (self.host.worker.under_way or self._ends) and time.monotonic() - began < _END_SECONDS:
             await asyncio.sleep(0.05)
             if time.monotonic() - began > 5 and not self.tally.swept:
                 self.tally.swept = len(self.host.worker.under_way)
