@@ -98,6 +98,32 @@ async def test_the_collector_looks_rarely_and_not_at_the_app_itself() -> None:
     assert frozen > 10_000
 
 
+FREED = """
+import json, resource
+from shim.worker import memory
+
+def faults_of_pieces():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        pieces = [bytearray(256 * 1024) for _ in range(8)]
+        del pieces
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+untouched = faults_of_pieces()
+memory.settle()
+faults_of_pieces()
+print(json.dumps([untouched, faults_of_pieces()]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of other systems is kept in other ways")
+async def test_the_memory_of_one_piece_of_a_body_serves_the_next() -> None:
+    """Each page that the kernel has taken back costs a fault when it is written to again."""
+    untouched, settled = await printed(FREED)
+    assert untouched > 10_000
+    assert settled < 100
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_nobody_between_stores_what_health_says(
     http: aiohttp.ClientSession, host: Host, path: str

@@ -1,7 +1,6 @@
 """The worker's HTTP server: a bare ASGI app on a uvicorn configured for this job."""
 
 import asyncio
-import gc
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Self, cast
@@ -15,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from shim.answer.refusal import refuse
 from shim.errors import InternalError, InvalidRequest, ShimError, describe_defect
 from shim.headers import values_of
+from shim.worker import memory
 from shim.worker.invocations import Invocations
 from shim.worker.protocol import protocol_for
 
@@ -25,8 +25,6 @@ log = logging.getLogger("shim")
 _KEEP_ALIVE_SECONDS = 150
 # How long streams in flight may run on at a shutdown.
 _DRAIN_SECONDS = 30
-# Of the garbage collector: a call leaves few objects that only it could find, so that it need not look as often.
-_COLLECTOR_THRESHOLDS = (10_000, 20, 20)
 _INVOCATION_ID = b"x-ms-invocation-id"
 
 type Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
@@ -95,9 +93,7 @@ class WebServer(base.WebServer):
         )
 
     async def serve(self) -> None:
-        # What the app consists of is never garbage: it need not be looked at again, 12 ms each time (bench/NOTES.md).
-        gc.freeze()
-        gc.set_threshold(*_COLLECTOR_THRESHOLDS)
+        memory.settle()
         sweeping = asyncio.create_task(cast("WebApp", self.web_app).invocations.sweep_forever())
         try:
             await uvicorn.Server(self.config()).serve()
