@@ -332,6 +332,14 @@ def test_the_japanese_readme_says_the_same() -> None:
         assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("readme", [README, JAPANESE])
+def test_a_readme_states_the_costs_that_the_reckoning_comes_to(readme: Path) -> None:
+    rows = re.findall(
+        r"^\| [^|]*\|.*\| (?:about|below) (\d+) USD", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE
+    )
+    assert re.findall(r"(\d+) USD", readme.read_text()) == rows != []
+
+
 def test_the_readme_says_first_that_azure_itself_has_not_been_tried() -> None:
     top = README.read_text().split("\n## ")[0]
     assert "Not yet tried on Azure itself" in top
