@@ -4,7 +4,6 @@ A response may stream for minutes, and an instance holds a hundred of them: thei
 """
 
 import asyncio
-import tracemalloc
 from collections.abc import Iterable
 
 import httpx
@@ -17,6 +16,7 @@ from shim.call.rewrite import UpstreamRequest
 from shim.call.spool import SpoolSpace
 from shim.headers import Headers
 from shim.upstream.client import Upstream, UpstreamResponse
+from tests.support.memory import traced
 
 MIB = 1024 * 1024
 SPACE = 100 * MIB
@@ -45,13 +45,9 @@ async def test_what_was_read_is_let_go_while_the_response_streams(size: int, cal
         return await upstream.send(UpstreamRequest("POST", "https://a.example", "/", JSON, body), caller)
 
     await (await call()).close()  # what is made once for all calls
-    tracemalloc.start()
-    try:
+    with traced() as held:
         streaming = [await call() for _ in range(calls)]
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert held < size * calls / 4
+        assert held() < size * calls / 4
     assert space.free == SPACE
     left.set()
     for response in streaming:

@@ -158,7 +158,7 @@ async def with_vault(standin: Standin, vault: VaultDouble, **settings: str) -> l
     environ = {"APIM_BASE_URL": standin.base_url, "KEY_VAULT_URL": vault.url, **settings}
 
     def open_vault(_: object) -> tuple[Any, VaultSecrets]:
-        credential = vault._credential
+        credential = vault.credential
         return credential, VaultSecrets(vault.url, credential=credential, transport=vault.transport())
 
     return await examined(environ, open_vault=open_vault)
@@ -172,7 +172,7 @@ async def test_the_identity_is_named_and_what_it_may_do(standin: Standin, vault:
 
 
 async def test_an_identity_without_a_token_is_told_to_sign_in(standin: Standin, vault: VaultDouble) -> None:
-    vault._credential.refuses = True
+    vault.credential.refuses = True
     findings = await with_vault(standin, vault)
     (identity,) = of(findings, "identity")
     assert (identity.outcome, of(findings, "vault")) == ("failed", [])

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from devhost.azure.services import RESOURCE_ID, Azure, Subscribed, running_azure
 from shim.__main__ import app
-from shim.cli.retire.files import _SDK_HEADERS
+from shim.cli.retire.files import SDK_HEADERS
 from shim.cli.session import Dependencies
 from tests.support.bicep import File
 
@@ -257,7 +257,7 @@ async def test_cors_names_the_origins_and_what_the_sdk_sends(retire: Retire, tmp
         "user-agent",
         "x-stainless-async",
     }
-    assert sent <= set(_SDK_HEADERS)
+    assert sent <= set(SDK_HEADERS)
 
 
 async def test_without_an_origin_no_cors_is_written(retire: Retire, tmp_path: Path) -> None:

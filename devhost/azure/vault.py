@@ -141,7 +141,7 @@ class VaultDouble:
         # Seconds until each response.
         self.latency = 0.0
         self.waiting = asyncio.Event()
-        self._credential = credential
+        self.credential = credential
         self._clock = clock
         self._secrets: dict[str, list[Version]] = {}
         self._names: list[str] = []
@@ -208,7 +208,7 @@ class VaultDouble:
     async def answer(self, request: web.Request) -> web.Response:
         """The response to one request; faults that fail some of them only let others through with it."""
         self.hosts.add(request.host)
-        if request.headers.get("Authorization") != f"Bearer {self._credential.token}":
+        if request.headers.get("Authorization") != f"Bearer {self.credential.token}":
             self.calls["challenge"] += 1
             return challenge(self._resource(request))
         parts = request.path.strip("/").split("/")

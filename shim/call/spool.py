@@ -1,6 +1,7 @@
 """Bodies held back while their `model` is looked for: mostly on disk, and bounded over all calls together."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from tempfile import SpooledTemporaryFile
 
 from shim.errors import TooBusy
@@ -61,23 +62,31 @@ class Spool:
         """Raises TooBusy where there is no space left, by our own bound or on the disk."""
         self._space.take(len(piece))
         self.size += len(piece)
-        try:
+        with _disk():
             self._file.write(piece)
-        except OSError as error:
-            raise _no_space() from error
 
     def pieces(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start` to `end`, at most PIECE_BYTES at a time."""
+        """The bytes from `start` to `end`, at most PIECE_BYTES at a time. Raises TooBusy as `write` does."""
         left = (self.size if end is None else end) - start
-        self._file.seek(start)
+        with _disk():
+            self._file.seek(start)  # which first writes what was buffered
         while left > 0 and (piece := self._file.read(min(PIECE_BYTES, left))):
             left -= len(piece)
             yield piece
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk does not take what was buffered, and nobody wants that any more
+            self._file.close()
         self._space.give_back(self.size)
         self.size = 0
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _no_space() from error
 
 
 def _no_space() -> TooBusy:

@@ -8,7 +8,7 @@ import httpx
 
 from shim.headers import Headers
 
-# Of a response that is read more slowly than it arrives; each connection in use holds that much.
+# Of a response that is read more slowly than it arrives; each connection in use holds that much and one read more.
 _READ_AHEAD_BYTES = 64 * 1024
 
 

@@ -17,7 +17,7 @@ _V1, _FRONT = "openai-v1-bearer", "openai-front"
 _SCHEMA = "https://schema.management.azure.com/schemas/2019-04-01/deploymentParameters.json#"
 # What OpenAI's SDK sends from a page, by name: no star covers Authorization
 # (https://fetch.spec.whatwg.org/#cors-non-wildcard-request-header-name).
-_SDK_HEADERS = (
+SDK_HEADERS = (
     "accept",
     "authorization",
     "content-type",
@@ -161,7 +161,7 @@ def _cors(facts: Facts) -> str:
         *(f"        <method>{method}</method>" for method in ("GET", "POST", "DELETE")),
         "      </allowed-methods>",
         "      <allowed-headers>",
-        *(f"        <header>{name}</header>" for name in _SDK_HEADERS),
+        *(f"        <header>{name}</header>" for name in SDK_HEADERS),
         "      </allowed-headers>",
         "      <expose-headers>",
         "        <header>*</header>",
