@@ -105,7 +105,7 @@ from shim.worker import memory
 def faults_of_pieces():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(100):
-        pieces = [bytearray(256 * 1024) for _ in range(8)]
+        pieces = [bytearray(250_000) for _ in range(8)]
         del pieces
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -122,6 +122,36 @@ async def test_the_memory_of_one_piece_of_a_body_serves_the_next() -> None:
     untouched, settled = await printed(FREED)
     assert untouched > 10_000
     assert settled < 100
+
+
+TRIMMED = """
+import asyncio, json
+from shim.worker import memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+async def main():
+    memory.settle()
+    pieces = [(bytes([n % 256]) * 100_000, bytes([n % 256]) * 1000) for n in range(500)]
+    full = resident()
+    between = [small for _, small in pieces]
+    pieces.clear()
+    left = resident()
+    trimming = asyncio.create_task(memory.trim_forever(interval=0.01))
+    while resident() > full - 40_000_000:
+        await asyncio.sleep(0.01)
+    print(json.dumps([full - left, len(between)]))
+
+asyncio.run(asyncio.wait_for(main(), 20))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of other systems is kept in other ways")
+async def test_free_memory_between_pieces_in_use_goes_back_to_the_kernel() -> None:
+    given_back_without, pieces = await printed(TRIMMED)
+    assert pieces == 500
+    assert given_back_without < 20_000_000
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])

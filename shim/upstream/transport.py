@@ -23,8 +23,9 @@ from shim.upstream.tcp import Tcp, probe_when_silent
 
 # After which another address is tried beside one that does not answer (RFC 8305, section 5).
 _HAPPY_EYEBALLS_SECONDS = 0.25
-# At once: a large body takes a turn of the loop for each of these (bench/NOTES.md).
-_READ_BYTES = 256 * 1024
+# At once: a large body takes a turn of the loop for each of these (bench/NOTES.md). Less than what is mapped by itself
+# (worker/memory.py).
+_READ_BYTES = 240 * 1024
 # What may be repeated though upstream may have acted on it (RFC 9110, section 9.2.2).
 _IDEMPOTENT = frozenset(["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
 

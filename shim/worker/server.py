@@ -95,7 +95,9 @@ class WebServer(base.WebServer):
     async def serve(self) -> None:
         memory.settle()
         sweeping = asyncio.create_task(cast("WebApp", self.web_app).invocations.sweep_forever())
+        trimming = asyncio.create_task(memory.trim_forever())
         try:
             await uvicorn.Server(self.config()).serve()
         finally:
             sweeping.cancel()
+            trimming.cancel()
