@@ -7,6 +7,7 @@ many. So a defect is logged by type and place alone, and answered as OpenAI's SD
 import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -46,7 +47,27 @@ class OneKey(BrokenStore):
         return Subscription(digest, KEY, "team-a")
 
 
-async def answered(store: BrokenStore) -> Response:
+class TooManyHeaders(httpx.AsyncBaseTransport):
+    """Sends a head that the Functions host would not take."""
+
+    def __init__(self) -> None:
+        self.stream = Watched()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={f"x-{n}": "x" * 1000 for n in range(100)}, stream=self.stream)
+
+
+class Watched(httpx.AsyncByteStream):
+    closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"never read"
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def answered(store: BrokenStore, transport: httpx.AsyncBaseTransport | None = None) -> Response:
     """The response to a call, where the key store and the transport are as given."""
     settings = Settings.from_environment(
         {
@@ -55,7 +76,7 @@ async def answered(store: BrokenStore) -> Response:
             "CORS_ORIGINS": APP_ORIGIN,
         }
     )
-    upstream = Upstream(BrokenTransport(), connect_timeout=1, first_byte_timeout=1)
+    upstream = Upstream(transport or BrokenTransport(), connect_timeout=1, first_byte_timeout=1)
     left = asyncio.Event()
     try:
         shim = Shim(settings, store, upstream)
@@ -105,3 +126,11 @@ async def test_a_defect_is_a_500_and_logged_by_type_and_place_alone(
     for text in (caplog.text, bytes(response.body).decode(), str(response.raw_headers)):
         assert SECRET not in text
         assert KEY not in text
+
+
+async def test_upstreams_response_is_closed_when_its_head_cannot_go_on() -> None:
+    """Or its connection would wait for a reader for ever."""
+    transport = TooManyHeaders()
+    response = await answered(OneKey(), transport)
+    assert response.status_code == 502
+    assert transport.stream.closed

@@ -101,6 +101,18 @@ async def test_faulty_settings_are_named_to_anonymous_callers_and_never_quoted(
     assert "secret.contoso.com/path' is not an origin" in detailed["checks"][0]["reason"]
 
 
+async def test_what_operators_are_warned_of_is_named_to_anonymous_callers_and_never_quoted(
+    http: aiohttp.ClientSession, start_host: StartHost
+) -> None:
+    odd = {"CORS_ORIGINS": "", "CORS_ALLOWED_ORIGINS": '["https://secret.contoso.com/path"]'}
+    status, content = await fetch(http, f"{(await start_host(**odd)).url}/readyz")
+    assert (status, content["status"]) == (200, "ready")
+    (warning,) = content["warnings"]
+    assert warning.startswith("CORS_ALLOWED_ORIGINS: the log says why")
+    _, detailed = await fetch(http, f"{(await start_host(**odd, READYZ_DETAILS='true')).url}/readyz")
+    assert "secret.contoso.com/path' is not an origin" in detailed["warnings"][0]
+
+
 async def test_readyz_asks_again_only_after_some_seconds() -> None:
     clock, part = Clock(), Part()
     readiness = Readiness([Check("part", part.check, "plain")], clock=clock)

@@ -238,6 +238,25 @@ async def test_check_finds_the_reason_in_a_scanned_vault(azure: Azure, keys: Key
     assert f"{PREFIX}team-a expired" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "chosen"),
+    [((), {"s2"}), (("--api", "silver"), {"s3"}), (("--product", "gold"), {"s1", "s2"})],
+    ids=["the setting", "the option in its place", "another option beside it"],
+)
+async def test_an_import_by_hand_chooses_by_the_settings_unless_it_is_told(
+    azure: Azure, keys: Keys, arguments: tuple[str, ...], chosen: set[str]
+) -> None:
+    azure.apim.subscribe(
+        Subscribed("s1", "primary-key-of-s1", "secondary-key-of-s1", scope="/products/gold"),
+        Subscribed("s2", "primary-key-of-s2", "secondary-key-of-s2", scope="/apis/gold"),
+        Subscribed("s3", "primary-key-of-s3", "secondary-key-of-s3", scope="/apis/silver"),
+    )
+    done = await keys("import-apim", *arguments, APIM_RESOURCE_ID=RESOURCE_ID, APIM_IMPORT_APIS="gold")
+    assert done.exit_code == 0
+    imported = {f"{slot}-key-of-{sid}" for sid in chosen for slot in ("primary", "secondary")}
+    assert {name_of(key) for key in imported} == set(azure.vault.secrets)
+
+
 WRITING = [["add", "--label", "new"], ["rotate", "team-a"], ["revoke", "team-a"], ["import-apim", "--prune"]]
 
 

@@ -466,6 +466,18 @@ async def test_both_keys_are_good_until_the_grace_of_a_rotation_ends(
     assert await find(store, NEW)
 
 
+async def test_the_grace_ends_a_previous_key_that_would_have_been_good_for_longer(
+    vault: VaultDouble, store: ScanKeyStore, clock: Clock
+) -> None:
+    vault.put("apim-a", OLD, expires=clock.now() + timedelta(days=365))
+    clock.advance(5)
+    rotated = clock.now()
+    vault.put("apim-a", NEW)
+    old = await find(store, OLD)
+    assert old
+    assert old.expires == rotated + timedelta(seconds=GRACE)
+
+
 async def test_rotation_before_a_cold_start_is_seen_too(
     vault: VaultDouble, store: ScanKeyStore, clock: Clock
 ) -> None:

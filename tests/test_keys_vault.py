@@ -260,6 +260,17 @@ async def test_connection_that_breaks_is_tried_once_more(vault: VaultDouble, sto
     await failure_of(store)
 
 
+@pytest.mark.parametrize(
+    ("headers", "calls"), [({}, 2), ({"Retry-After": "9"}, 1)], ids=["at once", "when it says"]
+)
+async def test_a_vault_that_fails_is_asked_again_at_once_unless_it_says_when(
+    vault: VaultDouble, store: VaultKeyStore, headers: dict[str, str], calls: int
+) -> None:
+    vault.fault = failing(503, headers)
+    await failure_of(store)
+    assert vault.calls["get"] == calls
+
+
 async def test_throttled_vault_is_asked_once_and_its_retry_after_reaches_the_caller(
     vault: VaultDouble, store: VaultKeyStore
 ) -> None:

@@ -78,6 +78,19 @@ def test_labels_and_models_that_never_end_become_other() -> None:
     assert {key.model for key in tally.series if key.status == "4xx"} == {OTHER}
 
 
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+def test_a_stream_is_in_flight_from_its_first_piece_to_its_end_and_not_below_zero(pieces: int) -> None:
+    """One that breaks off before a first piece was never in flight."""
+    meter = Meter()
+    call = meter.begin([], b"id")
+    call.answered(200, [(b"content-type", b"text/event-stream")])
+    for _ in range(pieces):
+        call.passed(b"data: {}\n\n")
+    assert meter.process.streams == min(pieces, 1)
+    call.end()
+    assert meter.process.streams == 0
+
+
 CHAT = {
     "prompt_tokens": 12,
     "completion_tokens": 7,

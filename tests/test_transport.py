@@ -507,8 +507,9 @@ async def test_a_request_that_upstream_may_have_taken_is_not_sent_again(transpor
         assert (len(taken), it.connections) == (1, 1)
 
 
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "PUT", "DELETE"])
 async def test_a_request_that_may_be_asked_twice_is_sent_again_when_its_connection_ends(
-    ours: ShimTransport,
+    ours: ShimTransport, method: str
 ) -> None:
     """RFC 9110, section 9.2.2."""
 
@@ -517,8 +518,22 @@ async def test_a_request_that_may_be_asked_twice_is_sent_again_when_its_connecti
 
     async with peer(serve) as it, asyncio.timeout(PATIENCE):
         await get(ours, it.origin)
-        assert await get(ours, it.origin) == (200, b"ok")
+        assert await get(ours, it.origin, method) == (200, b"ok")
         assert (it.connections, ours.counts.repeated) == (2, 1)
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+async def test_a_request_that_must_not_be_asked_twice_is_not(ours: ShimTransport, method: str) -> None:
+    """Upstream has read it: a model may be at work, or something changed."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await close_under(reader, writer, reads=True)
+
+    async with peer(serve) as it, asyncio.timeout(PATIENCE):
+        await get(ours, it.origin)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await get(ours, it.origin, method, b"once")
+        assert (it.connections, ours.counts.repeated) == (1, 0)
 
 
 @pytest.mark.parametrize("loop_factory", [uvloop.new_event_loop, asyncio.new_event_loop])

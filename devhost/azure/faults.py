@@ -1,6 +1,6 @@
 """Faults of a Key Vault: responses that a test puts in place of the vault's own."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -41,12 +41,12 @@ def forbidden(inner: str) -> Fault:
     return fault
 
 
-def failing(status: int) -> Fault:
+def failing(status: int, headers: Mapping[str, str] | None = None) -> Fault:
     """A page by something in between, which quotes the URL and claims to be JSON."""
 
     async def fault(request: web.Request) -> web.Response:
         text = f"<html>cannot {request.method} {request.path}</html>"
-        return web.Response(status=status, text=text, content_type="application/json")
+        return web.Response(status=status, headers=headers, text=text, content_type="application/json")
 
     return fault
 
