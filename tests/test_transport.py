@@ -591,17 +591,6 @@ async def test_idle_connections_are_closed_in_time() -> None:
     await transport.aclose()
 
 
-async def test_a_connection_that_was_still_fresh_at_one_sweep_is_closed_by_a_later_one() -> None:
-    """The sweep is set when a connection first falls idle; used again since, it is not yet old by then."""
-    transport = ShimTransport(keepalive=0.5)
-    async with peer(answering(GOOD, GOOD, hang=True)) as it, asyncio.timeout(PATIENCE):
-        await get(transport, it.origin)
-        await get(transport, it.origin)
-        await it.gone.wait()
-        assert it.connections == 1
-    await transport.aclose()
-
-
 async def test_closing_an_answer_before_its_end_cancels_it_upstream(transport: Transport) -> None:
     async with peer(answering(CHUNKED + b"2\r\nok\r\n", hang=True)) as it, asyncio.timeout(PATIENCE):
         exchange = await send(transport, "GET", it.origin, "/", [], b"")
