@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from devhost.standin import Standin
-from shim.headers import Headers, announces_body, for_caller, for_upstream
+from shim.headers import Headers, announces_body, for_caller, for_upstream, valid_request_id
 from tests.conftest import KEY, StartHost
 from tests.support.wire import exchange, request
 
@@ -153,3 +153,17 @@ async def team_standin() -> AsyncIterator[Standin]:
     standin = await Standin.start(keys=(KEY,), key_header="x-team-key")
     yield standin
     await standin.stop()
+
+
+@pytest.mark.parametrize("given", [b"a", b"!~", b"0a1b-2c3d", b"x" * 128])
+def test_a_callers_request_id_is_kept_where_it_is_fit_for_a_log_line(given: bytes) -> None:
+    assert valid_request_id(given) == given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, b"", b"a b", b"a\tb", b"a\n", b"\xff", b"a\x00", b"x" * 129],
+    ids=["none", "empty", "a space", "a tab", "a line break", "not ASCII", "NUL", "too long"],
+)
+def test_any_other_is_not(given: bytes | None) -> None:
+    assert valid_request_id(given) is None
