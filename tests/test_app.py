@@ -18,6 +18,7 @@ from starlette.types import Message
 from shim.app import Shim, answer
 from shim.cors import Cors
 from shim.keys.subscription import Subscription
+from shim.monitoring.record import CallRecord, Meter
 from shim.settings import Settings
 from shim.upstream.client import Upstream
 from tests.conftest import APP_ORIGIN, KEY
@@ -67,7 +68,9 @@ class Watched(httpx.AsyncByteStream):
         self.closed = True
 
 
-async def answered(store: BrokenStore, transport: httpx.AsyncBaseTransport | None = None) -> Response:
+async def answered(
+    store: BrokenStore, transport: httpx.AsyncBaseTransport | None = None, meter: Meter | None = None
+) -> Response:
     """The response to a call, where the key store and the transport are as given."""
     settings = Settings.from_environment(
         {
@@ -80,7 +83,9 @@ async def answered(store: BrokenStore, transport: httpx.AsyncBaseTransport | Non
     left = asyncio.Event()
     try:
         shim = Shim(settings, store, upstream)
-        return await answer(a_call(left), Cors.of(settings), settings.retirement, shim.forward)
+        return await answer(
+            a_call(left), Cors.of(settings), settings.retirement, shim.forward, meter or Meter()
+        )
     finally:
         left.set()
 
@@ -134,3 +139,16 @@ async def test_upstreams_response_is_closed_when_its_head_cannot_go_on() -> None
     response = await answered(OneKey(), transport)
     assert response.status_code == 502
     assert transport.stream.closed
+
+
+@pytest.mark.parametrize(
+    ("transport", "status", "code"),
+    [(BrokenTransport(), 500, "internal_error"), (TooManyHeaders(), 502, "upstream_head_too_large")],
+    ids=["a defect", "a refusal"],
+)
+async def test_a_call_that_the_shim_itself_answers_is_counted_with_its_code(
+    transport: httpx.AsyncBaseTransport, status: int, code: str
+) -> None:
+    over: list[CallRecord] = []
+    await answered(OneKey(), transport, Meter([over.append]))
+    assert [(record.status, record.code, record.label) for record in over] == [(status, code, "team-a")]

@@ -63,6 +63,13 @@ def test_what_connection_lists_in_whatever_letters_stays_behind_on_both_ways(opt
     assert for_caller(upstream, status=200, request_id=b"3") == [(b"x-request-id", b"2")]
 
 
+def test_each_connection_header_counts() -> None:
+    """A list may come in several headers (RFC 9110, section 5.3)."""
+    received: Headers = [(b"connection", b"close"), (b"connection", b"x-foo"), (b"x-foo", b"1")]
+    assert for_upstream(received, drop=(), add=[]) == []
+    assert for_caller(received, status=200, request_id=b"3") == [(b"x-request-id", b"3")]
+
+
 def test_connection_cannot_take_away_what_the_shim_adds() -> None:
     received: Headers = [(b"connection", b"api-key")]
     assert for_upstream(received, drop=(b"api-key",), add=[(b"api-key", b"k")]) == [(b"api-key", b"k")]

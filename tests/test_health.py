@@ -88,11 +88,12 @@ async def test_an_upstream_that_is_down_makes_the_shim_not_ready(
     assert "127.0.0.1" not in json.dumps(content)
 
 
+@pytest.mark.parametrize("details", ["", "false"])
 async def test_faulty_settings_are_named_to_anonymous_callers_and_never_quoted(
-    http: aiohttp.ClientSession, start_host: StartHost
+    http: aiohttp.ClientSession, start_host: StartHost, details: str
 ) -> None:
     faulty = {"CORS_ORIGINS": "https://secret.contoso.com/path", "KEY_CACHE_TTL": "soon"}
-    status, content = await fetch(http, f"{(await start_host(**faulty)).url}/readyz")
+    status, content = await fetch(http, f"{(await start_host(**faulty, READYZ_DETAILS=details)).url}/readyz")
     reason = content["checks"][0]["reason"]
     assert (status, len(content["checks"])) == (503, 1)
     assert "missing or wrong: CORS_ORIGINS, KEY_CACHE_TTL;" in reason

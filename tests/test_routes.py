@@ -325,6 +325,15 @@ def test_the_model_that_is_named_chooses_the_api_before_its_deployment_does(
     assert asked.startswith("/openai/v1/" if model == "v1" else "/openai/deployments/prod/")
 
 
+@pytest.mark.parametrize(
+    ("model", "segment"),
+    [("a/b", "a%2Fb"), ("a b", "a%20b"), ("a?b#c", "a%3Fb%23c"), ("é", "%C3%A9"), ("a~b", "a~b")],
+)
+def test_a_model_is_one_segment_of_the_path_whatever_it_holds(model: str, segment: str) -> None:
+    asked = target("POST", CHAT, model)
+    assert asked.startswith(f"/openai/deployments/{segment}/chat/completions?")
+
+
 @pytest.mark.parametrize("slash", ["%2F", "%2f", "%252F", "%252f"])
 def test_an_encoded_slash_stays_one_however_often_the_host_has_encoded_it(slash: str) -> None:
     asked = target("GET", f"/openai/files/a{slash}b", query="api-version=1")
