@@ -91,6 +91,15 @@ def test_a_stream_is_in_flight_from_its_first_piece_to_its_end_and_not_below_zer
     assert meter.process.streams == 0
 
 
+def test_over_two_exports_counts_add_up_and_the_level_of_streams_is_the_last() -> None:
+    total = Process()
+    for streams, heartbeats in ((5, 2), (3, 4)):
+        since = Process()
+        since.streams, since.heartbeats, since.lookups["cached"] = streams, heartbeats, 1
+        total.merge(since)
+    assert (total.streams, total.heartbeats, total.lookups) == (3, 6, {"cached": 2})
+
+
 CHAT = {
     "prompt_tokens": 12,
     "completion_tokens": 7,
