@@ -423,6 +423,26 @@ async def test_a_tier_that_buffers_is_noticed(serve: Callable[..., Any], buffers
     assert "20 events" in finding.message
 
 
+@pytest.mark.parametrize(
+    ("api", "path"),
+    [("legacy", "/api/deployments/prod/chat/completions"), ("v1", "/v1/chat/completions")],
+)
+async def test_apim_is_asked_for_the_deployment_and_the_shim_for_the_model(
+    serve: Callable[..., Any], api: str, path: str
+) -> None:
+    asked = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append((request.path, (await request.json())["model"]))
+        return web.Response(text='data: {"choices": []}\n\n', content_type="text/event-stream")
+
+    url = f"http://127.0.0.1:{await serve(answer)}"
+    said = {"APIM_BASE_URL": f"{url}/api", "APIM_V1_BASE_URL": f"{url}/v1", "APIM_API": api}
+    await examined({**said, "MODEL_DEPLOYMENTS": "gpt-4o=prod"}, key="a-key", model="gpt-4o", shim_url=url)
+    streamed = [(path, model) for path, model in asked if model in ("gpt-4o", "prod")]
+    assert streamed == [(path, "prod"), ("/openai/v1/chat/completions", "gpt-4o")]
+
+
 # The command
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ SCHEMA = {
     " Success BOOLEAN, Properties JSON",
     "AppTraces": "TimeGenerated TIMESTAMP, Message VARCHAR, SeverityLevel INTEGER, ItemCount INTEGER, Properties JSON",
 }
+_LONG_AGO = timedelta(days=3650)
 _TYPES = {int: "long", float: "real", datetime: "datetime", str: "string"}
 
 
@@ -39,17 +41,24 @@ class Workspace:
     def __init__(self) -> None:
         self._tables = duckdb_kql.connect()
         for name, columns in SCHEMA.items():
-            self._tables.execute(f"CREATE TABLE {name} ({columns})")
+            self._tables.execute(f"CREATE TABLE every_{name} ({columns})")
 
     def metric(self, name: str, at: datetime, total: float, count: int = 1, **attributes: str) -> None:
         properties = json.dumps({key.replace("__", "."): value for key, value in attributes.items()})
         self._tables.execute(
-            "INSERT INTO AppMetrics VALUES (?, ?, ?, ?, ?, ?, ?, 'func-x', 'instance-1')",
+            "INSERT INTO every_AppMetrics VALUES (?, ?, ?, ?, ?, ?, ?, 'func-x', 'instance-1')",
             [at.replace(tzinfo=None), name, total, total / count, total / count, count, properties],
         )
 
-    def run(self, query: str) -> tuple[list[str], Sequence[Sequence[Any]]]:
-        """Columns and rows. Raises duckdb_kql.KqlError for what is not KQL, or names what no table has."""
+    def run(self, query: str, timespan: timedelta = _LONG_AGO) -> tuple[list[str], Sequence[Sequence[Any]]]:
+        """Columns and rows, of what is no older than `timespan` whatever the query says.
+
+        Raises duckdb_kql.KqlError for what is not KQL, or names what no table has.
+        """
+        since = datetime.now(UTC) - timespan
+        for name in SCHEMA:
+            rows = f"SELECT * FROM every_{name} WHERE TimeGenerated >= TIMESTAMP '{since:%Y-%m-%d %H:%M:%S}'"
+            self._tables.execute(f"CREATE OR REPLACE VIEW {name} AS {rows}")
         found = duckdb_kql.kql(self._tables, query)
         return list(found.columns), found.fetchall()
 
@@ -76,7 +85,11 @@ class LogAnalytics:
         if self.refusal:
             status, code = self.refusal
             return web.json_response({"error": {"code": code, "message": "no"}}, status=status)
-        columns, rows = self.workspace.run((await request.json())["query"])
+        asked = await request.json()
+        days = re.fullmatch(r"P(\d+)D|PT([\d.]+)S", asked["timespan"])
+        assert days, asked["timespan"]
+        timespan = timedelta(days=int(days[1] or 0), seconds=float(days[2] or 0))
+        columns, rows = self.workspace.run(asked["query"], timespan)
         kinds = [_TYPES.get(type(next(iter(values), "")), "string") for values in zip(*rows, strict=True)]
         table = {
             "name": "PrimaryResult",

@@ -36,8 +36,12 @@ async def check(target: Target, client: Client) -> AsyncIterator[Finding]:
             "pass a key (--key-stdin) and a model that it may use (--model gpt-4o); a few tokens are billed",
         )
         return
-    upstream = chat_url(target, settings.apim_api, settings.model_deployments.get(model, model))
-    yield await _through(target, client, "from APIM", upstream, {settings.apim_key_header: target.key}, model)
+    # By the shim's own mapping, which a call to APIM does without: in the path, or in the body of a v1 API.
+    deployment = settings.model_deployments.get(model, model)
+    upstream = chat_url(target, settings.apim_api, deployment)
+    yield await _through(
+        target, client, "from APIM", upstream, {settings.apim_key_header: target.key}, deployment
+    )
     if target.shim_url is not None:
         url = f"{target.shim_url}/openai/v1/chat/completions"
         bearer = {"authorization": f"Bearer {target.key}"}
