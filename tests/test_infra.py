@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from shim.keys.azure.api_management import ACTIONS
 from shim.settings import Settings, SettingsError
 from tests.support.bicep import FILES, INFRA, File, Tree
 
@@ -448,9 +449,17 @@ def test_the_role_on_apim_reads_and_lists_keys_and_nothing_else() -> None:
     (role,) = reader.of_type("Microsoft.Authorization/roleDefinitions")
     (permissions,) = role["config"]["properties"]["permissions"]
     assert permissions["notActions"] == permissions["dataActions"] == []
-    writing = [action for action in permissions["actions"] if not action.endswith("/read")]
-    assert writing == ["Microsoft.ApiManagement/service/subscriptions/listSecrets/action"]
-    assert not [action for action in permissions["actions"] if "*" in action]
+    service = "Microsoft.ApiManagement/service"
+    assert {action.removeprefix(service) for action in permissions["actions"]} == {
+        "/read",
+        "/apis/read",
+        "/apis/products/read",  # for APIM_IMPORT_APIS: a subscription to a product is one to its APIs
+        "/products/read",
+        "/users/read",
+        "/subscriptions/read",
+        "/subscriptions/listSecrets/action",
+    }
+    assert set(ACTIONS) <= set(permissions["actions"])
     (assignment,) = reader.of_type("Microsoft.Authorization/roleAssignments")
     assert assignment["config"]["scope"] == "apim"
 

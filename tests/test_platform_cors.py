@@ -54,6 +54,12 @@ def test_on_other_answers_headers_are_set_beside_the_apps() -> None:
     assert len(headers) == 3
 
 
+def test_the_platforms_vary_stands_beside_the_apps() -> None:
+    headers = CIMultiDict({"vary": "Accept-Encoding"})
+    PlatformCors((APP, "https://other.example")).apply(APP, headers)
+    assert headers.getall("vary") == ["Accept-Encoding", "Origin"]
+
+
 @pytest.mark.parametrize("origin", ["https://other.example", None])
 def test_for_an_origin_not_listed_the_apps_headers_are_left_alone(origin: str | None) -> None:
     headers = CIMultiDict({"access-control-allow-origin": "the app's"})
