@@ -150,5 +150,6 @@ async def test_a_call_that_the_shim_itself_answers_is_counted_with_its_code(
     transport: httpx.AsyncBaseTransport, status: int, code: str
 ) -> None:
     over: list[CallRecord] = []
-    await answered(OneKey(), transport, Meter([over.append]))
+    response = await answered(OneKey(), transport, Meter([over.append]))
+    assert response.headers["x-request-id"] == REQUEST_ID
     assert [(record.status, record.code, record.label) for record in over] == [(status, code, "team-a")]

@@ -80,6 +80,8 @@ REFUSED: dict[str, tuple[list[tuple[str, str]], type[ShimError]]] = {
     "a token as key": ([("authorization", f"Bearer {TOKEN}")], MalformedKey),
     "a key that is too long": ([("api-key", "k" * 257)], MalformedKey),
     "an empty api-key": ([("api-key", "")], MalformedKey),
+    "an api-key of two words": ([("api-key", f"{KEY} {KEY}")], MalformedKey),
+    "an api-key that is not ASCII": ([("api-key", f"{KEY}\u00e9")], MalformedKey),
     "two Authorizations": ([("authorization", f"Bearer {KEY}")] * 2, MalformedKey),
     "two api-keys": ([("api-key", KEY)] * 2, MalformedKey),
     "an unknown key": ([("authorization", f"Bearer {OTHER_KEY}")], UnknownKey),

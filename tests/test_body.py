@@ -345,6 +345,14 @@ async def test_what_was_read_is_forgotten_once_it_is_sent() -> None:
     assert space.free == 100
 
 
+@pytest.mark.parametrize("kind", ["multipart/form-data", "Multipart/Form-Data", "MULTIPART/FORM-DATA"])
+async def test_a_form_is_one_in_whatever_letters_its_type_is_written(kind: str) -> None:
+    headers = [(b"content-type", f"{kind}; boundary=b".encode()), (b"transfer-encoding", b"chunked")]
+    body = await opened([part("model", b"gpt-4o"), b"--b--"], headers)
+    assert body.model == "gpt-4o"
+    body.close()
+
+
 def test_a_spool_gives_back_any_stretch_of_what_was_written() -> None:
     content = bytes(range(256)) * (MEMORY_BYTES // 128)
     space = SpoolSpace(len(content))

@@ -103,6 +103,16 @@ def test_a_line_is_one_line_whatever_a_label_holds() -> None:
     assert line(record).isascii()
 
 
+def test_a_line_has_the_bytes_of_each_direction_under_its_name() -> None:
+    record = Meter().begin([], b"id")
+    record.arrived(b"x" * 30)
+    record.answered(200, [])
+    record.passed(b"y" * 7)
+    record.end()
+    told = json.loads(line(record))
+    assert (told["received"], told["sent"]) == (30, 7)
+
+
 def test_host_json_lets_every_warning_through_and_samples_requests_alone() -> None:
     logs: dict[str, Any] = json.loads((ROOT / "host.json").read_text())["logging"]
     assert logs["logLevel"] == {

@@ -373,6 +373,14 @@ async def test_what_the_api_speaks_is_found_out_without_a_key(
         assert finding.next_step == f"set APIM_API={spoken.pop()}"
 
 
+@pytest.mark.parametrize("at", [0, 150, 180, 199, 200, 400])
+def test_what_is_quoted_of_a_response_holds_no_part_of_the_key(standin: Standin, at: int) -> None:
+    target = Target.read(local(standin), key=KEY)
+    quoted = target.excerpt("." * at + KEY + "." * 400)
+    assert not [part for part in (KEY[:8], KEY[8:16], KEY[-8:]) if part in quoted]
+    assert len(quoted) <= 200
+
+
 # CORS and streaming
 
 

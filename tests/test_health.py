@@ -63,6 +63,14 @@ async def test_healthz_is_alive_whatever_else_is_broken(
     assert await fetch(http, f"{host.url}/healthz") == (200, {"status": "alive"})
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_load_balancers_may_ask_for_the_head_alone(
+    http: aiohttp.ClientSession, host: Host, path: str
+) -> None:
+    async with http.head(host.url + path) as answer:
+        assert (answer.status, await answer.read()) == (200, b"")
+
+
 async def test_a_working_shim_is_ready_with_each_check_by_name_and_latency(
     http: aiohttp.ClientSession, host: Host
 ) -> None:

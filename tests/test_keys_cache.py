@@ -957,3 +957,16 @@ async def test_check_asks_the_store_itself(script: Script, clock: Clock) -> None
         script.failure = unavailable()
         with pytest.raises(KeyStoreUnavailable, match="the store is away"):
             await store.check()
+
+
+@pytest.mark.parametrize("stale", [0, 10, TTL])
+async def test_a_failing_store_ends_no_key_before_its_ttl_however_short_stale_is(
+    script: Script, clock: Clock, stale: float
+) -> None:
+    store = CachedKeyStore(script, ttl=TTL, stale=stale, clock=clock, now=clock.now)
+    script.hold(GOOD)
+    assert await store.find(GOOD)
+    script.failure = unavailable()
+    clock.advance(TTL * 0.99)
+    assert await store.find(GOOD)
+    await store.close()

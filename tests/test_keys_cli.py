@@ -257,6 +257,23 @@ async def test_an_import_by_hand_chooses_by_the_settings_unless_it_is_told(
     assert {name_of(key) for key in imported} == set(azure.vault.secrets)
 
 
+@pytest.mark.parametrize(("arguments", "is_enabled"), [((), True), (("--prune",), False)])
+async def test_an_import_by_hand_disables_keys_only_when_it_is_told_to(
+    azure: Azure, keys: Keys, arguments: tuple[str, ...], is_enabled: bool
+) -> None:
+    """APIM_IMPORT_PRUNE is the timer's: nobody looks on while that runs."""
+    azure.apim.subscribe(
+        Subscribed("s1", "primary-key-of-s1", "secondary-key-of-s1"),
+        Subscribed("s2", "primary-key-of-s2", "secondary-key-of-s2"),
+    )
+    said = {"APIM_RESOURCE_ID": RESOURCE_ID, "APIM_IMPORT_PRUNE": "true"}
+    await keys("import-apim", **said)
+    del azure.apim.subscribed["s2"]
+    assert (await keys("import-apim", *arguments, **said)).exit_code == 0
+    secret = azure.vault.secrets[name_of("primary-key-of-s2")][-1]
+    assert (secret.enabled is not False) is is_enabled
+
+
 WRITING = [["add", "--label", "new"], ["rotate", "team-a"], ["revoke", "team-a"], ["import-apim", "--prune"]]
 
 

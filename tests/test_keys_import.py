@@ -374,9 +374,10 @@ async def test_import_whose_reading_fails_halfway_writes_nothing(azure: Azure, r
     [
         ({"APIM_IMPORT_PRODUCTS": "gold"}, {"s1"}),
         ({"APIM_IMPORT_APIS": "gold"}, {"s2"}),
+        ({"APIM_IMPORT_PRODUCTS": "SILVER"}, {"s3"}),
         ({}, {"s1", "s2", "s3"}),
     ],
-    ids=["products", "APIs", "neither"],
+    ids=["products", "APIs", "in other letters", "neither"],
 )
 async def test_settings_choose_what_the_timer_imports(
     azure: Azure, environ: dict[str, str], chosen: set[str]
@@ -384,7 +385,7 @@ async def test_settings_choose_what_the_timer_imports(
     azure.apim.subscribe(
         subscribed("s1", scope="/products/gold"),
         subscribed("s2", scope="/apis/gold"),
-        subscribed("s3", scope="/products/silver"),
+        subscribed("s3", scope="/products/Silver"),
     )
     settings = settings_for(azure, **environ, KEY_SECRET_PREFIX="odd-")
     await import_keys(settings, open_apim=azure.open_apim, open_secrets=azure.open_secrets)

@@ -146,6 +146,13 @@ def test_every_problem_is_reported_at_once() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("text", ["true", "True", "TRUE"])
+def test_flags_and_choices_are_read_in_any_letters(text: str) -> None:
+    """Bicep's string() writes True."""
+    shim = Settings.from_environment({**LEAST, "READYZ_DETAILS": text, "APIM_API": "Legacy"})
+    assert (shim.readyz_details, shim.apim_api) == (True, "legacy")
+
+
 FAULTS = {
     "a base over plain HTTP": ({"APIM_BASE_URL": "http://contoso.azure-api.net/openai"}, "https://"),
     "a base without a scheme": ({"APIM_BASE_URL": "contoso.azure-api.net/openai"}, "must be a URL"),
