@@ -68,17 +68,20 @@ class Watched(httpx.AsyncByteStream):
         self.closed = True
 
 
+SETTINGS = Settings.from_environment(
+    {
+        "APIM_BASE_URL": "https://a.example/openai",
+        "KEY_VAULT_URL": "https://v.vault.azure.net",
+        "CORS_ORIGINS": APP_ORIGIN,
+    }
+)
+
+
 async def answered(
     store: BrokenStore, transport: httpx.AsyncBaseTransport | None = None, meter: Meter | None = None
 ) -> Response:
     """The response to a call, where the key store and the transport are as given."""
-    settings = Settings.from_environment(
-        {
-            "APIM_BASE_URL": "https://a.example/openai",
-            "KEY_VAULT_URL": "https://v.vault.azure.net",
-            "CORS_ORIGINS": APP_ORIGIN,
-        }
-    )
+    settings = SETTINGS
     upstream = Upstream(transport or BrokenTransport(), connect_timeout=1, first_byte_timeout=1)
     left = asyncio.Event()
     try:
@@ -153,3 +156,43 @@ async def test_a_call_that_the_shim_itself_answers_is_counted_with_its_code(
     response = await answered(OneKey(), transport, Meter([over.append]))
     assert response.headers["x-request-id"] == REQUEST_ID
     assert [(record.status, record.code, record.label) for record in over] == [(status, code, "team-a")]
+
+
+class Unreachable(httpx.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("nobody there")
+
+
+def a_large_call(size: int) -> Request:
+    """A chat whose `model` comes last, so that all of it has to be kept until then."""
+    piece = b"x" * 1024 * 1024
+    pieces = [b'{"input":"', *[piece] * (size // len(piece)), b'","model":"gpt-4o"}']
+    messages: list[Message] = [
+        {"type": "http.request", "body": piece, "more_body": number < len(pieces)}
+        for number, piece in enumerate(pieces, 1)
+    ]
+
+    async def receive() -> Message:
+        return messages.pop(0) if messages else await asyncio.Future()
+
+    headers = [(b"api-key", KEY.encode()), (b"content-type", b"application/json")]
+    path = b"/v1/chat/completions"
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path.decode(),
+        "raw_path": path,
+        "query_string": b"",
+        "headers": [*headers, (b"transfer-encoding", b"chunked")],
+    }
+    return Request(scope, receive)
+
+
+async def test_large_bodies_of_calls_that_failed_take_no_room_from_later_ones() -> None:
+    """All bodies together may take 256 MiB: the fourth would find no room."""
+    shim = Shim(SETTINGS, OneKey(), Upstream(Unreachable(), connect_timeout=1, first_byte_timeout=1))
+    for _ in range(4):
+        response = await answer(
+            a_large_call(80 * 1024 * 1024), Cors.of(SETTINGS), SETTINGS.retirement, shim.forward
+        )
+        assert json.loads(bytes(response.body))["error"]["code"] == "upstream_unreachable"

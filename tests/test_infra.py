@@ -709,3 +709,22 @@ def test_alerts_look_at_all_that_has_come_since_they_last_looked() -> None:
         for name in ("evaluationFrequency", "windowSize")
     )
     assert every <= window
+
+
+@pytest.mark.parametrize(
+    ("closed", "addresses", "access", "action"),
+    [
+        (False, [], "Enabled", "Allow"),
+        (True, [], "Disabled", "Deny"),
+        (True, ["192.0.2.1"], "Enabled", "Deny"),
+    ],
+    ids=["open", "closed", "closed but for an operator"],
+)
+def test_a_closed_vault_lets_in_the_addresses_that_are_named(
+    closed: bool, addresses: list[str], access: str, action: str
+) -> None:
+    vault = File.named("modules/vault.bicep")
+    given = {"closed": closed, "allowedAddresses": addresses}
+    properties = vault.resources["vault"]["config"]["properties"]
+    assert vault.value(properties["publicNetworkAccess"], **given) == access
+    assert vault.value(properties["networkAcls"]["defaultAction"], **given) == action

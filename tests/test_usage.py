@@ -25,6 +25,7 @@ from shim.__main__ import app
 from shim.cli.usage.query import usage_query
 from shim.cli.usage.report import short, sparkline
 from tests.conftest import ROOT
+from tests.support.bicep import File
 from tests.support.log_analytics import WORKSPACE, LogAnalytics, Workspace, log_analytics
 
 CALLS, TOKENS = "gen_ai.server.request.duration", "gen_ai.client.token.usage"
@@ -215,3 +216,39 @@ def test_a_query_runs_on_the_tables_as_they_are(query: str) -> None:
 def test_the_workbook_has_the_tiles_of_the_documentation() -> None:
     assert in_workbook() == documented()
     assert len(documented()) == 8
+
+
+FIRST = "gen_ai.server.time_to_first_token"
+
+type Measured = tuple[str, int, float, dict[str, str]]
+
+
+def ended(calls: int, status: str) -> Measured:
+    return CALLS, calls, 1, {"apim_shim__status_class": status}
+
+
+@pytest.mark.parametrize(
+    ("rule", "measured", "fires"),
+    [
+        ("5xx-rate", [ended(96, "2xx"), ended(4, "5xx")], False),
+        ("5xx-rate", [ended(94, "2xx"), ended(6, "5xx")], True),
+        ("5xx-rate", [ended(94, "2xx"), ended(6, "4xx")], False),
+        ("5xx-rate", [ended(20, "5xx")], False),
+        ("vault-failures", [("apim_shim.vault.duration", 6, 1, {"error__type": "forbidden"})], True),
+        ("vault-failures", [("apim_shim.vault.duration", 5, 1, {"error__type": "forbidden"})], False),
+        ("vault-failures", [("apim_shim.vault.duration", 600, 1, {})], False),
+        ("401-storm", [(CALLS, 301, 1, {"error__type": "invalid_api_key"})], True),
+        ("401-storm", [(CALLS, 300, 1, {"error__type": "missing_api_key"})], False),
+        ("401-storm", [(CALLS, 900, 1, {"error__type": "apim_rate_limited"})], False),
+        ("slow-first-event", [(FIRST, 11, 21 * 11, {})], True),
+        ("slow-first-event", [(FIRST, 11, 19 * 11, {})], False),
+        ("slow-first-event", [(FIRST, 10, 90 * 10, {})], False),
+    ],
+)  # fmt: skip
+def test_an_alert_fires_above_its_bound(rule: str, measured: list[Measured], fires: bool) -> None:
+    workspace = Workspace()
+    for name, count, total, attributes in measured:
+        workspace.metric(name, datetime.now(UTC), total, count, **attributes)
+    rules = File.named("modules/alerts.bicep").value("rules")
+    (query,) = [each["query"] for each in rules if each["name"] == rule]
+    assert bool(workspace.run(query)[1]) is fires
