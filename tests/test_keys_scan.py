@@ -20,6 +20,7 @@ from shim.keys import scan
 from shim.keys.azure.key_vault import VaultSecrets
 from shim.keys.scan import ScanKeyStore
 from shim.keys.subscription import Subscription, digest_of
+from shim.monitoring.counts import Process
 
 TTL = 300.0
 STALE = 3600.0
@@ -584,3 +585,30 @@ async def test_no_key_or_token_is_logged_or_shown(
     assert "answered 502" in text
     for secret in (OLD, "no key at all", credential.token, credential.token.split(".")[1]):
         assert secret not in text
+
+
+async def test_lookups_and_scans_are_counted_by_what_came_of_them(
+    vault: VaultDouble, credential: Credential, clock: Clock
+) -> None:
+    process = Process()
+    reader = VaultSecrets(vault.url, credential=credential, transport=vault.transport(), clock=clock)
+    store = ScanKeyStore(
+        reader, prefix="apim-", ttl=TTL, stale=STALE, grace=GRACE, clock=clock, now=clock.now, process=process
+    )
+    vault.put("apim-a", OLD)
+    clock.advance(1000)
+    assert await find(store, OLD)
+    assert process.lookups == {"vault": 1}
+    assert await find(store, OLD)
+    assert await find(store, OTHER) is None
+    assert process.lookups == {"vault": 1, "cached": 1, "refused": 1}
+    await vault.stop()
+    clock.advance(TTL)
+    with pytest.raises(KeyStoreUnavailable):
+        await find(store, OTHER)
+    assert await find(store, OLD)
+    assert process.lookups == {"vault": 1, "cached": 1, "refused": 1, "unavailable": 1, "stale": 1}
+    scans = {fault: (calls.count, calls.sum) for fault, calls in process.vault.items()}
+    assert scans == {"": (1, 0), "key_store_unavailable": (1, 0)}
+    await vault.start()
+    await store.close()

@@ -326,6 +326,34 @@ def test_the_model_that_is_named_chooses_the_api_before_its_deployment_does(
 
 
 @pytest.mark.parametrize(
+    ("path", "model", "settings", "new"),
+    [
+        ("/v1/chat/completions", "gpt-4o", {}, None),  # named in the path
+        ("/v1/chat/completions", "gpt-4o", {"APIM_API": "v1"}, "prod"),
+        ("/v1/chat/completions", "prod", {"APIM_API": "v1"}, None),
+        ("/v1/chat/completions", None, {"APIM_API": "v1"}, None),
+        ("/v1/chat/completions", "unmapped", {"APIM_API": "v1"}, None),
+        ("/v1/responses", "gpt-4o", {}, "prod"),
+        ("/v1/responses", "prod", {}, None),
+        ("/openai/responses", "gpt-4o", {}, None),  # whose `model` is a deployment already
+        ("/v1/files", "gpt-4o", {}, None),
+    ],
+)
+def test_a_body_names_another_model_where_that_is_what_upstream_reads(
+    path: str, model: str | None, settings: dict[str, str], new: str | None
+) -> None:
+    shim = Settings.from_environment(ENVIRONMENT | {"MODEL_DEPLOYMENTS": "gpt-4o=prod"} | settings)
+    assert routes.find_route(parse("POST", path.encode(), b"", []), model, shim).new_model == new
+
+
+def test_a_model_that_cannot_be_written_into_a_path_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="not the name of a deployment"):
+        target("POST", CHAT, "\ud800")
+    with pytest.raises(InvalidRequest, match="not the name of a deployment"):
+        target("POST", CHAT, "..")
+
+
+@pytest.mark.parametrize(
     ("model", "segment"),
     [("a/b", "a%2Fb"), ("a b", "a%20b"), ("a?b#c", "a%3Fb%23c"), ("é", "%C3%A9"), ("a~b", "a~b")],
 )

@@ -146,6 +146,19 @@ def test_every_problem_is_reported_at_once() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("given", "seconds"), [(None, 5), ("10", 0.01), ("1234", 1.234)])
+def test_spans_wait_milliseconds_as_opentelemetry_counts_them(given: str | None, seconds: float) -> None:
+    shim = Settings.from_environment({**LEAST, **({"OTEL_BSP_SCHEDULE_DELAY": given} if given else {})})
+    assert shim.otel_bsp_schedule_delay == seconds
+
+
+def test_spans_may_go_to_every_receiver_and_wait_ten_milliseconds_at_least() -> None:
+    both = {"OTEL_TRACES_EXPORTER": "otlp,azure_monitor_opentelemetry_exporter"}
+    assert not [fault for fault in problems({**LEAST, **both}) if "OTEL_TRACES_EXPORTER must" in fault]
+    (fault,) = problems({**LEAST, "OTEL_BSP_SCHEDULE_DELAY": "9"})
+    assert "10 or more" in fault
+
+
 @pytest.mark.parametrize("text", ["true", "True", "TRUE"])
 def test_flags_and_choices_are_read_in_any_letters(text: str) -> None:
     """Bicep's string() writes True."""

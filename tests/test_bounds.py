@@ -1,0 +1,50 @@
+"""Each bound on what the shim holds, how long it waits and how often it asks, as a number.
+
+Instances are sized and vaults throttled by these: whoever changes one changes what the documents promise, and should
+know it. How the bounds act stands in the tests of their areas.
+"""
+
+from types import ModuleType
+
+import pytest
+
+from shim import auth
+from shim.call import json_top_level, spool
+from shim.keys import cache, limits, listing, scan, vault
+
+KIB, MIB = 1024, 1024 * 1024
+YEAR = 365 * 24 * 3600
+
+BOUNDS: list[tuple[ModuleType, dict[str, object]]] = [
+    (auth, {"MAX_KEY_LENGTH": 256}),
+    (spool, {"PIECE_BYTES": 64 * KIB, "MEMORY_BYTES": MIB, "TOTAL_BYTES": 256 * MIB}),
+    (json_top_level, {"MAX_STRING_BYTES": 3 * KIB, "MAX_BYTES": 128 * KIB}),
+    (
+        cache,
+        {
+            "MAX_KNOWN": 100_000, "MAX_UNKNOWN": 16_384, "UNKNOWN_TTL": 10, "REFRESH_AFTER": (0.6, 0.8),
+            "MAX_REFRESHES": 32, "UNKNOWN_BURST": 100, "UNKNOWN_PER_SECOND": 5, "UNKNOWN_AT_ONCE": 2,
+            "LISTED_AT_ONCE": 4, "TURN_PATIENCE": 5, "RETRY_AFTER_DEFECT": 5,
+        },
+    ),
+    (limits, {"MAX_PAUSE": 60, "OUTAGE_MEMORY": 30}),
+    (
+        listing,
+        {
+            "MIN_INTERVAL": 30, "CALLS_PER_SECOND": 5, "RETRY_AFTER_FAILURE": 30, "MAX_LISTED": 100_000,
+            "MAX_WAITING": 10_000, "PATIENCE": 10,
+        },
+    ),
+    (
+        scan,
+        {
+            "CONCURRENCY": 8, "RESCAN_INTERVAL": 10, "REFRESH_AFTER": 0.7, "SCAN_BUDGET": 120, "MAX_GRACE": 10 * YEAR,
+        },
+    ),
+    (vault, {"NO_DIGEST": "0" * 64}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "bounds"), BOUNDS, ids=[module.__name__ for module, _ in BOUNDS])
+def test_a_bound_is_changed_on_purpose(module: ModuleType, bounds: dict[str, object]) -> None:
+    assert {name: getattr(module, name) for name in bounds} == bounds
