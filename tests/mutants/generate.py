@@ -24,7 +24,10 @@ def mutants(source: str, excluded: re.Pattern[str], equivalent: re.Pattern[str])
         if excluded.match(name) or kind.arguments():
             continue
         for occurrence in range(sum(len(list(kind().mutation_positions(node))) for node in nodes)):
-            mutated = mutate_code(source, kind(), occurrence)
+            try:
+                mutated = mutate_code(source, kind(), occurrence)
+            except AttributeError:  # its replacer of exceptions takes no names with a dot
+                continue
             if mutated is None or mutated in seen:
                 continue
             seen.add(mutated)
