@@ -99,12 +99,6 @@ async def cached(
         await store.close()
 
 
-async def settled() -> None:
-    """Lets every task run until it waits for something else."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
 @pytest.fixture
 def script() -> Script:
     return Script()
@@ -112,7 +106,7 @@ def script() -> Script:
 
 async def settle() -> None:
     """Lets tasks go on until they wait for something that a test controls."""
-    for _ in range(5):
+    for _ in range(10):
         await asyncio.sleep(0)
 
 
@@ -418,11 +412,11 @@ async def test_lookups_of_new_keys_take_turns_and_a_refresh_does_not_wait_for_it
             asyncio.create_task(store.find(digest_of(f"new {number}")))
             for number in range(2 * cache.MAX_REFRESHES)
         ]
-        await settled()
+        await settle()
         assert len(script.asked) == 1 + cache.UNKNOWN_AT_ONCE
         clock.advance(0.9 * TTL)
         assert store.peek(GOOD)
-        await settled()
+        await settle()
         assert script.asked[-1] == GOOD
         script.failure = KeyStoreUnavailable("down", retry_after=7)
         script.gate.set()

@@ -8,12 +8,12 @@ import logging
 import uuid
 
 import pytest
-from aiohttp import web
 
 from devhost.host import Host
-from devhost.standin import Received, Standin
+from devhost.standin import Standin
 from shim.monitoring.logs import Router
 from tests.conftest import KEY, StartHost
+from tests.support.upstream import broken_off
 from tests.support.wire import exchange, request
 
 
@@ -29,15 +29,7 @@ async def test_a_response_cut_while_it_streams_is_told_though_its_invocation_is_
 ) -> None:
     request_id = str(uuid.uuid4())
 
-    async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(upstream)
-        await response.write(b"data: 1\n\n")
-        assert upstream.transport is not None
-        upstream.transport.close()
-        return response
-
-    standin.answers[request_id] = answer
+    standin.answers[request_id] = broken_off
     body = b'{"model": "gpt-4o", "stream": true, "messages": []}'
     call = request("POST", "/openai/v1/chat/completions", f"x-request-id: {request_id}", body=body, key=KEY)
     assert not (await exchange(host.url, call)).whole

@@ -28,6 +28,7 @@ from shim.monitoring.tracing import Span, SpanRecord, parent_of, sampler
 from shim.settings import Settings
 from tests.conftest import KEY, StartHost
 from tests.support.telemetry_doubles import Receiver, receiving
+from tests.support.upstream import broken_off
 from tests.support.wire import connect, exchange, invoke, request
 
 EXPORTERS = "otlp,azure_monitor_opentelemetry_exporter"
@@ -252,15 +253,7 @@ async def test_what_upstream_refuses_and_what_breaks_off_is_an_error(
     broken, broken_id, _ = caller()
     request_id = str(uuid.uuid4())
 
-    async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(upstream)
-        await response.write(b"data: 1\n\n")
-        assert upstream.transport is not None
-        upstream.transport.abort()
-        return response
-
-    standin.answers[request_id] = answer
+    standin.answers[request_id] = broken_off
     head = f"x-request-id: {request_id}", f"traceparent: {broken}"
     assert not (
         await exchange(host.url, request("POST", "/v1/chat/completions", *head, body=body, key=KEY))

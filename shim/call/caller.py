@@ -68,9 +68,8 @@ class Caller:
 
     async def _watch(self) -> None:
         while (message := await self._receive())["type"] != "http.disconnect":
-            self._arrived(
-                message.get("body", b"")
-            )  # and dropped: the rest of a body that upstream did not want
+            # The rest of a body that upstream did not want: counted, and dropped.
+            self._arrived(message.get("body", b""))
         self._disconnect()
 
     def _disconnect(self) -> None:

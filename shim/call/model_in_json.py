@@ -15,8 +15,6 @@ _MEMBER = re.compile(
     % (_STRING, _SPACE, _SPACE, _STRING, _SPACE, _SPACE),
     re.DOTALL,
 )
-
-
 # Of a name that is taken from Python's own decoder: what is longer is looked at more closely.
 _MAX_NAME_LENGTH = 256
 

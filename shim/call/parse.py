@@ -55,9 +55,8 @@ def parse(method: str, raw_path: bytes, raw_query: bytes, headers: Headers) -> C
     return _parse(method, raw_path, raw_query, any(name == b"sec-websocket-key" for name, _ in headers))
 
 
-@lru_cache(
-    maxsize=128
-)  # of at most 8 KB each, the host's limit; most callers ask for few paths, again and again
+# Of at most 8 KB each, the host's limit; most callers ask for few paths, again and again.
+@lru_cache(maxsize=128)
 def _parse(method: str, raw_path: bytes, raw_query: bytes, is_websocket: bool) -> Call:
     try:
         path, query = raw_path.decode("ascii"), raw_query.decode("ascii")
