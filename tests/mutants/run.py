@@ -3,11 +3,13 @@
 Started by scripts/mutants, in the copy of the work tree that it may change:
 python tests/mutants/run.py FOLDER SECONDS MODULE TEST…
 
-FOLDER has mutants.jsonl, and gets baseline.json (how long the tests take on the code as it is, and what they import)
-and outcomes.jsonl, a line for each mutant: its number, and the test that failed, or null if none did.
+FOLDER has mutants.jsonl, and gets baseline.json (how long the tests take on the code as it is, what they import, and
+which lines of the module each of them runs) and outcomes.jsonl, a line for each mutant: its number, and the test that
+failed, or null if none did.
 """
 
 import contextlib
+import difflib
 import gc
 import importlib
 import json
@@ -17,8 +19,9 @@ import resource
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import hypothesis
@@ -27,11 +30,11 @@ import pytest
 TREE = Path.cwd()
 OWN = ("shim", "tests", "devhost", "function_app")  # what may have changed is imported anew for each mutant
 # A mutant may loop, which the timeout of a single test need not end. So many times what the tests take on the code as
-# it is, and no less than so many seconds, for a busy machine.
-PATIENCE, LEAST_PATIENCE = 4, 8
+# it is, and no less than so many seconds, for a busy machine; for a single test, so many times what the slowest takes.
+PATIENCE, LEAST_PATIENCE, LEAST_TIMEOUT = 4, 8, 5
 MEMORY = 4 << 30
 # Asserts need not be rewritten: nobody reads what a failing one says.
-OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--timeout=10"]
+OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain"]
 # Random examples would give another outcome each time; that one fails is enough, whatever the smallest is.
 hypothesis.settings.register_profile(
     "mutants",
@@ -44,28 +47,80 @@ hypothesis.settings.register_profile(
 
 
 class Watch:
-    """A pytest plugin: what has killed runs first, then what starts no worker. `verdict` names the test that fails."""
+    """A pytest plugin: what runs the changed lines comes first, of that what has killed, and what starts no worker.
 
-    def __init__(self, verdict: Path, kills: Counter[str]) -> None:
+    `verdict` names the test that fails, with which all ends `at_once`: fixtures that wait for a mutant wait for long.
+    """
+
+    def __init__(
+        self, verdict: Path, kills: Counter[str], concerned: frozenset[str], *, at_once: bool
+    ) -> None:
         self.verdict = verdict
+        self.at_once = at_once
         self.kills = kills
+        self.concerned = concerned
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(
-            key=lambda item: (-self.kills[item.nodeid], "start_host" in getattr(item, "fixturenames", ()))
+            key=lambda item: (
+                item.nodeid not in self.concerned,
+                -self.kills[item.nodeid],
+                "start_host" in getattr(item, "fixturenames", ()),
+            )
         )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and not self.verdict.exists():
             self.verdict.write_text(report.nodeid)
+            if self.at_once:
+                os._exit(pytest.ExitCode.TESTS_FAILED)
 
 
-def run(tests: list[str], folder: Path, kills: Counter[str], patience: float | None = None) -> str | None:
-    """The first test that fails on the tree as it is; None if all pass."""
+class Lines:
+    """A pytest plugin: the lines of a module that each test runs in this process, and how long the slowest takes."""
+
+    def __init__(self, module: Path) -> None:
+        self.by_test: dict[str, set[int]] = defaultdict(set)
+        self.slowest = 0.0
+        self._file = str(module.resolve())
+        self._test = ""
+        tool = sys.monitoring.COVERAGE_ID
+        sys.monitoring.use_tool_id(tool, __name__)
+        sys.monitoring.register_callback(tool, sys.monitoring.events.LINE, self._runs)
+        sys.monitoring.set_events(tool, sys.monitoring.events.LINE)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._test = nodeid
+        sys.monitoring.restart_events()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.slowest = max(self.slowest, report.duration)
+
+    def _runs(self, code: CodeType, line: int) -> object:
+        if code.co_filename == self._file:
+            self.by_test[self._test].add(line)
+        return sys.monitoring.DISABLE
+
+
+def run(
+    tests: list[str],
+    folder: Path,
+    kills: Counter[str],
+    concerned: frozenset[str] = frozenset(),
+    *,
+    patience: float | None = None,
+    timeout: float = 60,
+    lines_of: Path | None = None,
+) -> str | None:
+    """The first test that fails on the tree as it is; None if all pass.
+
+    With `lines_of`, a module, leaves found.json: what the tests import, and which of its lines each runs.
+    """
     verdict = folder / "verdict"
     verdict.unlink(missing_ok=True)
+    watch = Watch(verdict, kills, concerned, at_once=lines_of is None)
     process = multiprocessing.get_context("fork").Process(
-        target=_child, args=(tests, folder, Watch(verdict, kills), patience is None)
+        target=_child, args=(tests, folder, watch, lines_of)
     )
     process.start()
     try:
@@ -81,21 +136,25 @@ def run(tests: list[str], folder: Path, kills: Counter[str], patience: float | N
     return verdict.read_text() if verdict.exists() else f"pytest's exit code {process.exitcode}"
 
 
-def _child(tests: list[str], folder: Path, watch: Watch, baseline: bool) -> None:
+def _child(tests: list[str], folder: Path, watch: Watch, lines_of: Path | None) -> None:
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
     # Bytecode is kept of the code as it is. Of a mutant, the next of the same length would be taken for it.
-    sys.dont_write_bytecode = not baseline
-    if not baseline:
+    sys.dont_write_bytecode = lines_of is None
+    if lines_of is None:
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     hypothesis.settings.load_profile("mutants")
-    code = pytest.main([*OPTIONS, *tests], plugins=[watch])
-    if baseline:
+    lines = Lines(lines_of) if lines_of else None
+    code = pytest.main([*OPTIONS, *tests], plugins=[watch, *filter(None, [lines])])
+    if lines:
         others = [name for name in sys.modules if name.partition(".")[0] not in OWN]
-        (folder / "imports.json").write_text(json.dumps(others))
+        by_test = {test: sorted(numbers) for test, numbers in lines.by_test.items()}
+        (folder / "found.json").write_text(
+            json.dumps({"imports": others, "lines": by_test, "slowest": lines.slowest})
+        )
     sys.stdout.flush()
     os._exit(code)
 
@@ -104,15 +163,19 @@ def baseline(module: Path, tests: list[str], folder: Path) -> Any:
     file = folder / "baseline.json"
     if not file.exists():
         started = time.monotonic()
-        if failed := run(tests, folder, Counter()):
+        if failed := run(tests, folder, Counter(), lines_of=module):
             sys.exit(f"{failed} fails without a mutant:\n{(folder / 'output.txt').read_text()[-2000:]}")
         for compiled in module.parent.glob(f"__pycache__/{module.stem}.*.pyc"):
             compiled.unlink()
         seconds = time.monotonic() - started
-        file.write_text(
-            json.dumps({"seconds": seconds, "imports": json.loads((folder / "imports.json").read_text())})
-        )
+        file.write_text(json.dumps({"seconds": seconds, **json.loads((folder / "found.json").read_text())}))
     return json.loads(file.read_text())
+
+
+def changed_lines(source: str, mutated: str) -> set[int]:
+    """The numbers of the lines of `source` that `mutated` has differently."""
+    changes = difflib.SequenceMatcher(None, source.splitlines(), mutated.splitlines(), autojunk=False)
+    return {line + 1 for tag, i, j, _, _ in changes.get_opcodes() if tag != "equal" for line in range(i, j)}
 
 
 def preload(names: list[str]) -> None:
@@ -128,6 +191,7 @@ def main(folder: Path, ends: float, module: Path, tests: list[str]) -> None:
     known = baseline(module, tests, folder)
     preload(known["imports"])
     patience = max(LEAST_PATIENCE, PATIENCE * known["seconds"])
+    timeout = max(LEAST_TIMEOUT, PATIENCE * known["slowest"])
     outcomes = folder / "outcomes.jsonl"
     done = [json.loads(line) for line in outcomes.read_text().splitlines()] if outcomes.exists() else []
     kills = Counter(outcome["killer"] for outcome in done if outcome["killer"])
@@ -139,9 +203,14 @@ def main(folder: Path, ends: float, module: Path, tests: list[str]) -> None:
                     continue
                 if time.monotonic() > ends:
                     break
-                module.write_text(json.loads(line)["source"])
+                source = json.loads(line)["source"]
+                changed = changed_lines(original.decode(), source)
+                concerned = frozenset(
+                    test for test, runs in known["lines"].items() if changed.intersection(runs)
+                )
+                module.write_text(source)
                 started = time.monotonic()
-                killer = run(tests, folder, kills, patience)
+                killer = run(tests, folder, kills, concerned, patience=patience, timeout=timeout)
                 kills.update([killer] if killer else [])
                 seconds = round(time.monotonic() - started, 2)
                 print(
