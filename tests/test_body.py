@@ -8,15 +8,18 @@ import asyncio
 import contextlib
 import json
 import resource
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from typing import cast
+from types import FrameType, ModuleType
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.types import Message
 
+from shim.call import json_top_level
 from shim.call.body import Body, open_body
 from shim.call.caller import Caller
 from shim.call.json_top_level import MAX_BYTES, MAX_STRING_BYTES, JsonTopLevel
@@ -26,6 +29,8 @@ from shim.call.spool import MEMORY_BYTES, PIECE_BYTES, Spool, SpoolSpace
 from shim.errors import BodyTooLarge, CallerGone, InvalidRequest, ModelRequired, TooBusy
 from shim.headers import Headers
 from tests.support.memory import traced
+
+type TraceFunction = Callable[[FrameType, str, Any], TraceFunction | None]
 
 MIB = 1024 * 1024
 FORM: Headers = [(b"content-type", b"multipart/form-data; boundary=b"), (b"transfer-encoding", b"chunked")]
@@ -582,3 +587,134 @@ async def test_a_caller_who_leaves_is_noticed_though_the_rest_of_the_body_is_not
 
     with pytest.raises(CallerGone):
         await answering()
+
+
+async def test_a_message_that_says_nothing_of_more_is_a_bodys_last() -> None:
+    # As ASGI has it (HTTP, "Request - receive event"); uvicorn always says.
+    messages: asyncio.Queue[Message] = asyncio.Queue()
+    messages.put_nowait({"type": "http.request", "body": b"all"})
+    caller = Caller(messages.get)
+    async with asyncio.timeout(5):
+        assert [chunk async for chunk in caller.body()] == [b"all"]
+    assert caller.sent_all
+
+
+async def test_a_callers_leaving_is_waited_for_by_one_reader_alone() -> None:
+    readers = 0
+
+    async def receive() -> Message:
+        nonlocal readers
+        readers += 1
+        await asyncio.Event().wait()
+        return {}
+
+    caller = Caller(receive)
+    caller.watch()
+    caller.sent_nothing()
+    caller.watch()
+    await asyncio.sleep(0)
+    assert readers == 1
+
+
+@pytest.mark.parametrize("has_left", [False, True])
+async def test_a_call_that_fails_by_itself_is_not_taken_for_one_whose_caller_left(has_left: bool) -> None:
+    caller = Caller(asyncio.Queue[Message]().get)
+
+    def fail() -> None:
+        with caller.cancelling():
+            caller.gone = has_left
+            raise TooBusy("of its own", retry_after=1)
+
+    with pytest.raises(TooBusy):
+        fail()
+
+
+async def test_a_call_that_is_cancelled_from_outside_is_not_taken_for_one_whose_caller_left() -> None:
+    caller = Caller(asyncio.Queue[Message]().get)
+
+    async def call() -> None:
+        with caller.cancelling():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+def test_what_is_as_large_as_the_space_that_is_left_is_held() -> None:
+    space = SpoolSpace(100, total=100)
+    space.take(100)
+    assert space.free == 0
+    with pytest.raises(TooBusy):
+        space.take(1)
+
+
+@pytest.mark.parametrize(("length", "is_too_long"), [(1024, False), (1025, True)])
+async def test_a_forms_model_is_a_name_of_up_to_1024_bytes(length: int, is_too_long: bool) -> None:
+    chunks = [part("model", b"m" * length), b"--b--"]
+    if is_too_long:
+        with pytest.raises(InvalidRequest, match="too long"):
+            await opened(chunks)
+    else:
+        body = await opened(chunks)
+        assert body.model == "m" * length
+        body.close()
+
+
+@pytest.mark.parametrize(
+    "nested", [b'["%b"]' % (b"m" * 9000), b"[\xff]", b'{"a": \xfe}', b"[[[]}]"], ids=repr
+)
+@pytest.mark.parametrize("cut", [0, 100, 5000])
+async def test_what_is_nested_is_not_judged(nested: bytes, cut: int) -> None:
+    content = b'{"a": ' + nested + b', "model": "m"}'
+    body = await opened([content[:cut], content[cut:]] if cut else [content], JSON)
+    assert body.model == "m"
+    assert await sent(body) == content
+
+
+def test_a_long_string_is_left_out_where_a_piece_ends_within_an_escape() -> None:
+    reader = JsonTopLevel()
+    reader.feed(b'{"p":"' + b"m" * (MAX_STRING_BYTES + 1) + b"\\")
+    assert bytes(reader.text) == b'{"p":"\0'
+    reader.feed(b'n","model":"m"}')
+    assert bytes(reader.text) == b'{"p":"\0","model":"m"}'
+
+
+@pytest.mark.parametrize(
+    ("before", "within", "after"),
+    [(b"", b'{"a":[' + b"[]," * 21_000 + b"[]]", b""), (b'{"a":[', b"[]," * 21_000, b"[]]}")],
+    ids=["with the top level beside it", "one level below it"],
+)
+def test_brackets_that_are_nested_are_not_looked_at_one_by_one(
+    before: bytes, within: bytes, after: bytes
+) -> None:
+    # 42,000 of them in 64 KiB; only what is on the edge of the top level is.
+    reader = JsonTopLevel()
+    reader.feed(before)
+    with lines_run_in(json_top_level) as lines:
+        reader.feed(within)
+    assert len(lines) < 6 * 2048
+    reader.feed(after)
+    assert bytes(reader.text).startswith(b'{"a":[]')
+
+
+@contextlib.contextmanager
+def lines_run_in(module: ModuleType) -> Iterator[list[int]]:
+    """Collects the number of each line of the module that is run: what takes time, however busy the machine is."""
+    lines: list[int] = []
+
+    def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
+        if frame.f_code.co_filename != module.__file__:
+            return None
+        if event == "line":
+            lines.append(frame.f_lineno)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield lines
+    finally:
+        sys.settrace(before)

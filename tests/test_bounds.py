@@ -11,6 +11,7 @@ import pytest
 from shim import auth
 from shim.call import json_top_level, spool
 from shim.keys import cache, limits, listing, scan, vault
+from shim.upstream import transport
 
 KIB, MIB = 1024, 1024 * 1024
 YEAR = 365 * 24 * 3600
@@ -18,7 +19,8 @@ YEAR = 365 * 24 * 3600
 BOUNDS: list[tuple[ModuleType, dict[str, object]]] = [
     (auth, {"MAX_KEY_LENGTH": 256}),
     (spool, {"PIECE_BYTES": 64 * KIB, "MEMORY_BYTES": MIB, "TOTAL_BYTES": 256 * MIB}),
-    (json_top_level, {"MAX_STRING_BYTES": 3 * KIB, "MAX_BYTES": 128 * KIB}),
+    (json_top_level, {"MAX_STRING_BYTES": 3 * KIB, "MAX_BYTES": 128 * KIB, "MAX_BRACKETS": 2048}),
+    (transport, {"READ_BYTES": 240 * KIB, "HAPPY_EYEBALLS_SECONDS": 0.25}),
     (
         cache,
         {

@@ -18,7 +18,7 @@ _DEPTH_STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _BRACKETS_ALIKE = bytes.maketrans(b"[]{}", b"[[[[")
 # As many as are looked at one by one, in Python. Pieces with more are halved, since most halves can be skipped.
-_MAX_BRACKETS = 2048
+MAX_BRACKETS = 2048
 # A longer string at the top level is a prompt, and no name.
 MAX_STRING_BYTES = 12 * 256
 # Stands for what is left out of a string. JSON strings cannot contain it (RFC 8259, section 7).
@@ -62,7 +62,7 @@ class JsonTopLevel:
         steps = memoryview(outside.translate(_DEPTH_STEPS, _NOT_BRACKETS)).cast("b")
         depths = list(accumulate(steps, initial=self._depth))
         is_nested = min(depths) > 1
-        if not is_nested and len(depths) > _MAX_BRACKETS:
+        if not is_nested and len(depths) > MAX_BRACKETS:
             self.feed(piece[: len(piece) // 2])
             self.feed(piece[len(piece) // 2 :])
             return

@@ -22,10 +22,10 @@ from shim.upstream.pool import KEEPALIVE_SECONDS, Counts, Pool
 from shim.upstream.tcp import Tcp, probe_when_silent
 
 # After which another address is tried beside one that does not answer (RFC 8305, section 5).
-_HAPPY_EYEBALLS_SECONDS = 0.25
+HAPPY_EYEBALLS_SECONDS = 0.25
 # At once: a large body takes a turn of the loop for each of these (bench/NOTES.md). Less than what is mapped by itself
 # (worker/memory.py).
-_READ_BYTES = 240 * 1024
+READ_BYTES = 240 * 1024
 # What may be repeated though upstream may have acted on it (RFC 9110, section 9.2.2).
 _IDEMPOTENT = frozenset(["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
 
@@ -69,7 +69,7 @@ class ShimTransport(httpx.AsyncBaseTransport):
         self._verify = verify
         self._resolve = resolve or _resolve
         self._pools: dict[_Origin, Pool] = {}
-        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._buffer = memoryview(bytearray(READ_BYTES))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Sends the request and waits for the head of its response; a body may still be on its way when this returns.
@@ -147,7 +147,7 @@ class ShimTransport(httpx.AsyncBaseTransport):
         """
         return await aiohappyeyeballs.start_connection(
             await self._resolve(origin.host, origin.port),
-            happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS,
+            happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS,
             interleave=1,
             socket_factory=make_socket,
         )
