@@ -3,9 +3,13 @@
 Keys travel to API Management, Key Vault and Azure Resource Manager. A client that skipped verification would work in
 every other test, and hand those keys to anybody on the way. So each client is opened here as the app opens it, in a
 process that trusts one authority by SSL_CERT_FILE, and meets a good server and three that must be refused.
+
+A resumed session spares a connection the certificates: what is resumed must be with the same host, and with nobody who
+took its place.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import ssl
@@ -16,9 +20,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trustme
 
+from shim.upstream.tls import Sessions
+from shim.upstream.transport import ShimTransport
 from tests.conftest import ROOT
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -84,19 +91,24 @@ asyncio.run(main())
 
 
 @asynccontextmanager
-async def serving(authority: trustme.CA, name: str, **certificate: Any) -> AsyncIterator[str]:
-    """A server with that certificate that finds nothing; its URL."""
+async def serving(
+    authority: trustme.CA, *names: str, port: int = 0, resumed: list[bool] | None = None, **certificate: Any
+) -> AsyncIterator[str]:
+    """A server with that certificate that finds nothing; its URL. `resumed` gets whether a request's session was."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
+        if resumed is not None:
+            resumed.append(writer.get_extra_info("ssl_object").session_reused)
         writer.write(NOT_FOUND)
         writer.close()
 
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(name, **certificate).configure_cert(tls)
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
+    authority.issue_cert(*names, **certificate).configure_cert(tls)
+    server = await asyncio.start_server(answer, "127.0.0.1", port, ssl=tls)
     yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     server.close()
+    await server.wait_closed()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +118,7 @@ async def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[s
     trusts = tmp_path_factory.mktemp("tls") / "authority.pem"
     trusted.cert_pem.write_to_path(str(trusts))
     now = datetime.now(UTC)
-    past = {"not_before": now - timedelta(days=2), "not_after": now - timedelta(days=1)}
+    past: dict[str, Any] = {"not_before": now - timedelta(days=2), "not_after": now - timedelta(days=1)}
     async with AsyncExitStack() as stack:
         servers = {
             "good": await stack.enter_async_context(serving(trusted, "127.0.0.1")),
@@ -158,3 +170,88 @@ async def test_by_default_a_server_with_a_bad_certificate_is_not_talked_to(
     outcomes: dict[str, dict[str, str]], client: str, outcome: str, server: str
 ) -> None:
     assert outcomes[client][server].startswith(outcome)
+
+
+@pytest.fixture
+async def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+async def transport(authority: trustme.CA) -> AsyncIterator[ShimTransport]:
+    trusts = ssl.create_default_context()
+    authority.configure_trust(trusts)
+    transport = ShimTransport(verify=trusts)
+    yield transport
+    await transport.aclose()
+
+
+async def call(transport: ShimTransport, url: str) -> None:
+    response = await transport.handle_async_request(httpx.Request("GET", url))
+    assert response.status_code == 404
+    await response.aclose()
+
+
+async def test_new_connections_resume_the_session_that_a_check_of_the_certificates_began(
+    authority: trustme.CA, transport: ShimTransport
+) -> None:
+    resumed: list[bool] = []
+    async with serving(authority, "127.0.0.1", resumed=resumed) as url:
+        for _ in range(4):
+            await call(transport, url)
+    assert resumed == [False, True, True, True]
+
+
+async def test_a_session_is_resumed_with_its_own_host_alone(
+    authority: trustme.CA, transport: ShimTransport
+) -> None:
+    resumed: list[bool] = []
+    async with serving(authority, "127.0.0.1", "localhost", resumed=resumed) as url:
+        await call(transport, url)
+        await call(transport, url.replace("127.0.0.1", "localhost"))
+        await call(transport, url)
+    assert resumed == [False, False, True]
+
+
+async def test_a_server_that_does_not_know_the_session_has_its_certificate_checked(
+    authority: trustme.CA, transport: ShimTransport
+) -> None:
+    async with serving(authority, "127.0.0.1") as url:
+        await call(transport, url)
+    port = int(url.rpartition(":")[2])
+    async with serving(trustme.CA(), "127.0.0.1", port=port):
+        with pytest.raises(httpx.ConnectError, match="SSLCertVerificationError"):
+            await call(transport, url)
+    async with serving(authority, "127.0.0.1", port=port):
+        await call(transport, url)
+
+
+def test_no_session_lives_on_in_those_that_resume_it(authority: trustme.CA) -> None:
+    # Each resumption brings tickets of its own. Were they kept, a certificate would never be checked again.
+    client, server = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.configure_trust(client)
+    authority.issue_cert("api.example").configure_cert(server)
+    sessions = Sessions()
+    sessions.resumed_by(client)
+    checked = connect(client, server)
+    sessions.keep(checked)
+    resuming = connect(client, server)
+    sessions.keep(resuming)
+    offered = client.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="api.example")
+    with pytest.raises(ssl.SSLWantReadError):
+        offered.do_handshake()
+    assert resuming.session_reused
+    assert offered.session == checked.session != resuming.session
+
+
+def connect(client: ssl.SSLContext, server: ssl.SSLContext) -> ssl.SSLObject:
+    """The client's end of a connection that has read something."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    near = client.wrap_bio(to_client, to_server, server_hostname="api.example")
+    far = server.wrap_bio(to_server, to_client, server_side=True)
+    for step in (near.do_handshake, far.do_handshake, near.do_handshake, far.do_handshake):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            step()
+    far.write(b"x")
+    assert near.read(1) == b"x"
+    return near

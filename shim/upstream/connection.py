@@ -6,6 +6,7 @@ The parser is llhttp, Node's own, by way of httptools. It is kept strict: what i
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from typing import Protocol, cast
 
@@ -15,7 +16,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from shim.headers import Headers
 from shim.upstream import framing
 from shim.upstream.exchange import Exchange, StaleConnectionError
-from shim.upstream.tcp import Tcp, said_close_notify
+from shim.upstream.tcp import Tcp
+from shim.upstream.tls import said_close_notify
 
 # Of the head of a response, and of what may stand between the pieces of its body. Services behind gateways send long
 # headers (content-security-policy, say).
@@ -64,6 +66,11 @@ class Connection(asyncio.BufferedProtocol):
         self._acknowledged: int | None = None
         self._last_piece = b""
         self._overhead = 0  # bytes since the last that anybody was given
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        tls: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object") if self._transport else None
+        return tls
 
     def is_fresh(self) -> bool:
         """Whether a request may go out on it: nothing has arrived since its last response ended.
@@ -235,8 +242,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._tcp.bytes_acknowledged() != self._acknowledged
 
     def eof_received(self) -> None:
-        tls = self._transport.get_extra_info("ssl_object") if self._transport else None
-        self._ended_by_peer = tls is None or said_close_notify(tls)
+        self._ended_by_peer = self.tls is None or said_close_notify(self.tls)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.resume_writing()

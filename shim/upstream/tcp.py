@@ -2,7 +2,6 @@
 
 import select
 import socket
-import ssl
 import struct
 
 # A peer that is gone is noticed within about a minute: 30 s of silence, then three probes, 10 s apart.
@@ -55,16 +54,3 @@ def probe_when_silent(connected: socket.socket) -> None:
     ):
         if option := getattr(socket, name, None):
             connected.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def said_close_notify(tls: ssl.SSLObject) -> bool:
-    """Whether TLS itself was closed: without that, anybody on the way can have cut it (RFC 8446, section 6.1).
-
-    asyncio reports both alike.
-    """
-    try:
-        return tls.read(1) == b""
-    except ssl.SSLZeroReturnError:
-        return True
-    except ssl.SSLError:
-        return False

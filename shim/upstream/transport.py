@@ -20,6 +20,7 @@ from shim.upstream.connection import Connection
 from shim.upstream.exchange import Exchange, StaleConnectionError
 from shim.upstream.pool import KEEPALIVE_SECONDS, Counts, Pool
 from shim.upstream.tcp import Tcp, probe_when_silent
+from shim.upstream.tls import Sessions
 
 # After which another address is tried beside one that does not answer (RFC 8305, section 5).
 HAPPY_EYEBALLS_SECONDS = 0.25
@@ -67,9 +68,11 @@ class ShimTransport(httpx.AsyncBaseTransport):
         self._keepalive = keepalive
         self._look_at = look_at
         self._verify = verify
+        self._tls: ssl.SSLContext | None = None
         self._resolve = resolve or _resolve
         self._pools: dict[_Origin, Pool] = {}
         self._buffer = memoryview(bytearray(READ_BYTES))
+        self._sessions = Sessions()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Sends the request and waits for the head of its response; a body may still be on its way when this returns.
@@ -103,7 +106,11 @@ class ShimTransport(httpx.AsyncBaseTransport):
                 if not repeatable:
                     raise
                 self.counts.repeated += 1
-        return await attempt(await self._connect(origin, pool, times.connect))
+        connection = await self._connect(origin, pool, times.connect)
+        response = await attempt(connection)
+        if tls := connection.tls:
+            self._sessions.keep(tls)
+        return response
 
     async def aclose(self) -> None:
         """Closes idle connections. Those in use belong to their exchanges."""
@@ -153,9 +160,9 @@ class ShimTransport(httpx.AsyncBaseTransport):
         )
 
     def _trust(self) -> ssl.SSLContext:
-        if self._verify is None:
-            self._verify = ssl.create_default_context()
-        return self._verify
+        if self._tls is None:
+            self._tls = self._sessions.resumed_by(self._verify or ssl.create_default_context())
+        return self._tls
 
 
 async def _response_of(exchange: Exchange) -> httpx.Response:
