@@ -185,6 +185,8 @@ def test_every_kind_of_resource_that_can_be_closed_is_there() -> None:
         ("network", ["public", "integrated", "private"]),
         ("inbound", ["public", "private"]),
         ("updateStrategy", ["Recreate", "RollingUpdate"]),
+        ("afterSunset", ["serve", "refuse"]),
+        ("principalType", ["User", "Group", "ServicePrincipal"]),
         ("instanceMemoryMB", [512, 2048, 4096]),
     ],
 )

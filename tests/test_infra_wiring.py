@@ -58,7 +58,71 @@ WIRES: list[tuple[str, Any, str, str, Any]] = [
     ("inbound", "private", "app", "publicAccess", False),
     ("network", "private", "app", "publicAccess", True),
     ("alertEmail", "oncall@contoso.com", "alerts", "email", "oncall@contoso.com"),
+    ("customDomain", "ai.example.com", "domain", "hostName", "ai.example.com"),
+    ("apimBaseUrl", "https://a.example/openai", "app", "apimBaseUrl", "https://a.example/openai"),
+    ("corsCredentials", True, "app", "corsCredentials", True),
 ]
+
+# What a number or the length of a text is held to before anything is made: least and most.
+LIMITS = {
+    "environmentName": (1, 40),
+    "location": (1, None),
+    "apimKeyHeader": (1, None),
+    "keySecretPrefix": (1, 63),  # a secret's name has 127, and a digest of 64 comes after it
+    "maxBodyBytes": (0, None),
+    "uploadLimitBytes": (0, None),
+    "maximumInstanceCount": (40, 1000),
+    "httpPerInstanceConcurrency": (0, 1000),
+    "alwaysReady": (0, 20),
+    "addressPrefixes": (2, 2),
+    "logRetentionDays": (30, 730),
+}
+
+
+def limits(parameter: Tree) -> dict[str, Any]:
+    """By the kind of the limit."""
+    kinds = ("allowed", "min_length", "max_length", "min_value", "max_value")
+    return {each["type"]: each["argument"] for each in parameter["decorators"] if each["type"] in kinds}
+
+
+def test_numbers_and_lengths_are_checked_before_anything_is_made() -> None:
+    bounds = {}
+    for name, parameter in MAIN.parameters.items():
+        kept = limits(parameter)
+        least, most = (kept.get(f"{end}_value", kept.get(f"{end}_length")) for end in ("min", "max"))
+        if least is not None or most is not None:
+            bounds[name] = (least, most)
+    assert bounds == LIMITS
+
+
+def test_a_module_admits_what_the_deployment_admits() -> None:
+    """A narrower limit would be met after half of the deployment."""
+    same = 0
+    for module in MAIN.modules.values():
+        declared = File.named(module["detail"]["path"]).parameters
+        for name, given in module["config"]["params"].items():
+            if isinstance(given, str) and given in MAIN.parameters and given != "apimBaseUrl":
+                ours, its = limits(MAIN.parameters[given]), limits(declared[name])
+                if ours and name != "location":
+                    assert its == ours, f"{name} in {module['detail']['path']}"
+                    same += 1
+    assert same >= 7
+
+
+def test_a_new_network_has_room_for_the_app_and_its_endpoints() -> None:
+    # A /26 and a /27 at least, which do not overlap.
+    assert MAIN.value("addressPrefixes") == ["10.90.0.0/26", "10.90.0.64/26"]
+
+
+def test_a_deployment_without_azd_has_the_same_defaults() -> None:
+    """azd leaves out what is not set: there the defaults of the Bicep file count for both."""
+    nothing = {name for name in MAIN.parameters if MAIN.parameters[name]["default"] in ("", {})}
+    assert nothing == {
+        *("apimBaseUrl", "apimV1BaseUrl", "apimApiVersion", "modelDeployments", "corsOrigins", "settings"),
+        *("deprecated", "sunset", "sunsetLink", "brownout", "principalId", "apimResourceId", "alertEmail"),
+        *("appSubnetId", "endpointSubnetId", "privateDnsZonesGroupId", "allowedAddresses"),
+        *("vaultAllowedAddresses", "customDomain", "boundDomain"),
+    }
 
 
 @pytest.mark.parametrize(("parameter", "value", "module", "name", "becomes"), WIRES)
@@ -114,6 +178,8 @@ OUTPUTS = {
         "deploymentContainerName": "storage.outputs.deploymentContainerName",
         "insightsName": "monitoring.outputs.insightsName",
     },
+    "domain": {"appName": "app.outputs.name"},
+    "workbook": {"workspaceId": "monitoring.outputs.workspaceId"},
     "alerts": {"workspaceId": "monitoring.outputs.workspaceId"},
 }
 
@@ -123,6 +189,105 @@ def test_a_module_is_handed_the_outputs_that_it_is_about(module: str) -> None:
     outputs = {name: value for name, value in handed(module).items() if ".outputs." in str(value)}
     outputs.pop("settings", None)
     assert outputs == OUTPUTS[module]
+
+
+@pytest.mark.parametrize("given", [{"network": "private"}, {"inbound": "private"}], ids=str)
+def test_in_a_new_network_the_app_and_the_endpoints_have_a_subnet_each(given: dict[str, str]) -> None:
+    app = "virtualNetwork.outputs.appSubnetId" if "network" in given else ""
+    assert handed("app", **given)["subnetId"] == app
+    endpoints = handed("endpoints" if "network" in given else "inboundEndpoint", **given)
+    assert endpoints["subnetId"] == "virtualNetwork.outputs.endpointSubnetId"
+    assert endpoints["virtualNetworkId"] == "virtualNetwork.outputs.id"
+
+
+def test_an_endpoint_is_one_of_the_resource_that_its_zone_is_for() -> None:
+    targets = [
+        (target["name"], target["resourceId"])
+        for module in ("endpoints", "inboundEndpoint")
+        for target in handed(module)["targets"]
+    ]
+    assert targets == [
+        ("vault", "vault.outputs.id"),
+        ("blob", "storage.outputs.id"),
+        ("table", "storage.outputs.id"),
+        ("sites", "app.outputs.id"),
+    ]
+
+
+# What azd keeps in its environment, for its hooks, the next deployment, and commands of operators.
+KEPT = {
+    "AZURE_LOCATION": "westeurope",
+    "AZURE_TENANT_ID": "tenant().tenantId",
+    "AZURE_RESOURCE_GROUP": "group.name",
+    "AZURE_FUNCTION_NAME": "app.outputs.name",
+    "KEY_VAULT_NAME": "vault.outputs.name",
+    "KEY_VAULT_URL": "vault.outputs.url",
+    "LOG_ANALYTICS_WORKSPACE_ID": "monitoring.outputs.workspaceGuid",
+    # The hook after a deployment asks it, and a name of one's own may not lead there yet.
+    "SHIM_URL": "app.outputs.url",
+    "SHIM_OPENAI_BASE_URL": "https://ai.example.com/openai/v1",
+    "SHIM_BOUND_DOMAIN": "ai.example.com",
+    "SHIM_DOMAIN_VERIFICATION_ID": "app.outputs.domainVerificationId",
+}
+
+
+def test_azd_keeps_what_comes_after_a_deployment_asks_for() -> None:
+    given = {"location": "westeurope", "customDomain": "ai.example.com", "boundDomain": "old.example.com"}
+    assert {name: MAIN.value(output["value"], **given) for name, output in MAIN.outputs.items()} == KEPT
+
+
+def test_names_are_those_of_the_last_deployment_and_of_no_other() -> None:
+    """Under another name everything would be made anew beside what there is, with an empty vault."""
+    assert MAIN.value("token", environmentName="dev", location="westeurope") == (
+        "to_lower(unique_string(subscription(None).id, dev, westeurope))"
+    )
+    given = {"token": "abcdefghijklm", "environmentName": "dev", "location": "westeurope"}
+    names = {module: handed(module, **given).get("name") for module in MAIN.modules}
+    assert {module: name for module, name in names.items() if name} == {
+        "identity": "id-shim-abcdefghijklm",
+        "vault": "kv-abcdefghijklm",
+        "storage": "stabcdefghijklm",  # letters and digits alone
+        "app": "func-shim-abcdefghijklm",
+    }
+    assert handed("app", **given)["planName"] == "plan-shim-abcdefghijklm"
+    assert handed("apimReader", **given)["token"] == "abcdefghijklm"
+    # azd finds the group of an environment by this tag, and takes it away with `azd down`.
+    assert MAIN.value(MAIN.resources["group"]["config"], **given) == {
+        "name": "rg-dev",
+        "location": "westeurope",
+        "tags": {"azd-env-name": "dev"},
+    }
+
+
+def test_everything_is_in_the_group_of_the_environment_but_the_role_on_apim() -> None:
+    elsewhere = {name for name, module in MAIN.modules.items() if module["config"]["scope"] != "group"}
+    assert elsewhere == {"apimReader"}
+    for name, module in MAIN.modules.items():
+        params = module["config"]["params"]
+        assert {params.get("location"), params.get("tags")} <= {"location", "tags", None}, name
+    # Two deployments of one name in a group would be one, and that group may have others.
+    assert MAIN.modules["apimReader"]["config"]["name"] == "apim-reader-${token}"
+    names = [module["config"]["name"] for module in MAIN.modules.values()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("module", "given"),
+    [
+        ("domain", {"customDomain": "ai.example.com"}),
+        ("alerts", {"alertsEnabled": True}),
+        ("apimReader", {"apimResourceId": SERVICE}),
+    ],
+)
+def test_what_is_asked_for_is_made_and_nothing_else_of_its_kind(module: str, given: dict[str, Any]) -> None:
+    condition = MAIN.modules[module]["condition"]
+    assert MAIN.value(condition, boundDomain="old.example.com", alertEmail="oncall@contoso.com") is False
+    assert MAIN.value(condition, **given) is True
+
+
+def test_what_every_deployment_has_is_made_without_a_condition() -> None:
+    unconditional = {name for name, module in MAIN.modules.items() if module.get("condition") is None}
+    assert unconditional == {"identity", "monitoring", "vault", "storage", "rbac", "app", "workbook"}
 
 
 def test_the_identity_gives_away_the_three_ids_that_it_has() -> None:
