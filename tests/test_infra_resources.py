@@ -549,7 +549,7 @@ WITHOUT_TAGS = (
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
 def test_whatever_takes_tags_has_those_of_the_environment(path: Any) -> None:
     """`azd down` and whoever reads the bill go by them."""
-    file = File(path)
+    file = File.named(path.relative_to(INFRA).as_posix())
     for name, resource in file.resources.items():
         if not resource["existing"] and not resource["type"].startswith(WITHOUT_TAGS):
             tags = file.value(resource["config"]["tags"], tags={"azd-env-name": "dev"}, environmentName="dev")

@@ -374,3 +374,81 @@ def test_azds_defaults_are_those_of_the_guide() -> None:
             }
     assert len(told) > 18
     assert told == {name: defaults[name] for name in told}
+
+
+# What the guide says of the parts of infra/, in its own words.
+
+
+def guide(heading: str) -> list[list[str]]:
+    """The cells of the table below a heading, by row, without their marks."""
+    section = (ROOT / "docs/deploy.md").read_text().split(f"\n{heading}\n")[1].split("\n#")[0]
+    table = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip(" *`") for cell in line.strip("|").split("|")] for line in table[1:]]
+
+
+# Names of roles, and of what they are on, as the portal shows them.
+CALLED = {
+    "Key Vault Secrets User": "4633458b-17de-408a-b874-0445c86b69e6",
+    "Key Vault Secrets Officer": "b86a8fe4-44ce-4948-aee5-eccb2c155cd7",
+    "Storage Blob Data Owner": "b7e6dc6d-f1e8-4753-8033-0f276bb0955b",
+    "Storage Table Data Contributor": "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3",
+    "Monitoring Metrics Publisher": "3913510d-42f4-4e42-8a64-420c390055eb",
+}
+PLACES = {"the vault": "vault", "the storage account": "storage", "Application Insights": "insights"}
+
+
+def test_the_guide_names_every_role_with_who_has_it_and_on_what() -> None:
+    rbac = File.named("modules/rbac.bicep")
+    assigned = set()
+    for resource in rbac.resources.values():
+        if resource["existing"]:
+            continue
+        properties = resource["config"]["properties"]
+        who = "you" if properties["principalId"] == "operatorPrincipalId" else "the app"
+        if resource.get("condition") == "importsKeys":
+            who += ", with `APIM_RESOURCE_ID"
+        role = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", str(rbac.value(properties["roleDefinitionId"])))[0]
+        assigned.add((who, role, resource["config"]["scope"]))
+    told = [row[:3] for row in guide("### Identity and roles")]
+    assert [
+        "the app, with `APIM_RESOURCE_ID",
+        "APIM subscription key reader (custom)",
+        "the APIM service",
+    ] in told
+    assert {(who, CALLED[role], PLACES[place]) for who, role, place in told if role in CALLED} == assigned
+    assert len(told) == len(assigned) + 1
+
+
+def test_the_guide_tells_when_each_alert_fires() -> None:
+    """The bounds are those that tests/test_usage.py tries the queries at."""
+    assert guide("## Alerts") == [
+        ["5xx rate", "more than 5 % of more than 20 calls were answered with 5xx"],
+        ["vault failures", "more than five questions to Key Vault failed: keys could not be checked"],
+        ["401 storm", "more than 300 calls came with keys that are not good"],
+        ["slow first event", "more than ten streams waited for their first event, 20 s on average"],
+    ]
+    assert "| rule | fires when, in 15 minutes |" in (ROOT / "docs/deploy.md").read_text()
+
+
+def test_the_guide_reckons_with_the_calls_that_an_instance_is_given() -> None:
+    (bold,) = (row for row in guide("### Request bodies") if row[0] == "2 MB")
+    sizes = (512, 2048, 4096)
+    assert bold[2:] == [str(handed("app", instanceMemoryMB=size)["perInstanceConcurrency"]) for size in sizes]
+
+
+def test_the_guide_gives_a_plan_of_ones_own_what_infra_gives_to_its_app() -> None:
+    table = dict(row[:2] for row in guide("## Your own plan"))
+    assert handed("app")["hostBodyBytes"] == 131072000
+    assert table["FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"].endswith("`131072000` for the default")
+    assert table["AzureWebJobsDisableHomepage"] == "true"
+    assert "AzureWebJobsStorage__credential`, `__clientId`, `__blobServiceUri`, `__tableServiceUri" in table
+
+
+def test_the_guide_tells_the_limits_that_are_kept() -> None:
+    text = (ROOT / "docs/deploy.md").read_text()
+    least, most = LIMITS["logRetentionDays"]
+    assert f"how long logs are kept, {least} to {most} days" in text
+    assert f"most instances; {LIMITS['maximumInstanceCount'][0]} at least" in text
+    assert f"`SHIM_MAXIMUM_INSTANCE_COUNT` goes to {LIMITS['maximumInstanceCount'][1]:,}" in text
+    assert "a timer imports keys every five minutes (`APIM_IMPORT_SCHEDULE`)" in text
+    assert "requests, of 1 KB and at most one a\n  second" in text

@@ -238,6 +238,8 @@ def ended(calls: int, status: str) -> Measured:
         ("vault-failures", [("apim_shim.vault.duration", 5, 1, {"error__type": "forbidden"})], False),
         ("vault-failures", [("apim_shim.vault.duration", 600, 1, {})], False),
         ("401-storm", [(CALLS, 301, 1, {"error__type": "invalid_api_key"})], True),
+        ("401-storm", [(CALLS, 301, 1, {"error__type": "malformed_api_key"})], True),
+        ("401-storm", [(CALLS, 301, 1, {"error__type": "missing_api_key"})], True),
         ("401-storm", [(CALLS, 300, 1, {"error__type": "missing_api_key"})], False),
         ("401-storm", [(CALLS, 900, 1, {"error__type": "apim_rate_limited"})], False),
         ("slow-first-event", [(FIRST, 11, 21 * 11, {})], True),
