@@ -222,6 +222,29 @@ def test_both_versions_of_a_hook_read_the_same_variables_and_refuse_with_the_sam
     assert [text for text in words if text not in windows] == []
 
 
+def test_both_hooks_after_deployment_are_as_patient_and_print_the_same() -> None:
+    posix, windows = (HOOKS / "postdeploy.sh").read_text(), (HOOKS / "postdeploy.ps1").read_text()
+    for attempts, pause, patience in (
+        (r"READY_ATTEMPTS:-(\d+)", r"READY_PAUSE:-(\d+)", r"--max-time (\d+)"),
+        (r"READY_ATTEMPTS .*else \{ (\d+) \}", r"READY_PAUSE .*else \{ (\d+) \}", r"-TimeoutSec (\d+)"),
+    ):
+        text = posix if "--" in patience else windows
+        assert [re.findall(number, text) for number in (attempts, pause, patience)] == [
+            ["30"],
+            ["10"],
+            ["30"],
+        ]
+    (here,) = re.findall(r"<<END\n(.*)\nEND\n", posix, re.DOTALL)
+    (there,) = re.findall(r'Write-Host @"\n(.*)\n"@', windows, re.DOTALL)
+    for variable, ours in (
+        ("${SHIM_OPENAI_BASE_URL:-$SHIM_URL/openai/v1}", "$openai"),
+        ("${KEY_VAULT_URL:-}", "$($env:KEY_VAULT_URL)"),
+        ("$SHIM_URL", "$env:SHIM_URL"),
+    ):
+        here = here.replace(variable, ours)
+    assert here == there
+
+
 # The hook before provisioning
 
 
@@ -282,9 +305,15 @@ def test_the_section_that_the_hook_points_to_is_there() -> None:
 # What `az` says of one service, and where it is told of the subscription that azd was given.
 AZ = """#!/bin/sh
 echo "$*" >>"$CALLS"
-case "$1 $2" in
-"apim list") printf 'contoso\\trg\\thttps://contoso.azure-api.net\\n' ;;
-"apim api") printf '%s' "$APIS" ;;
+cat >/dev/null # as a command that asks for a password would
+if [ -n "${SIGNED_OUT:-}" ]; then
+    echo "Please run 'az login'" >&2
+    exit 1
+fi
+case "$1 $2 $*" in
+"apim list"*) printf "${SERVICES:-contoso\\trg\\thttps://contoso.azure-api.net\\n}" ;;
+"apim api"*--service-name\\ contoso*) printf '%s' "$APIS" ;;
+"apim api"*) echo other ;;
 esac
 """
 AZD = """#!/bin/sh
@@ -352,9 +381,43 @@ async def test_the_base_url_is_found_or_asked_for_once(
 
 async def test_apis_are_looked_for_in_the_subscription_that_azd_was_given(tmp_path: Path) -> None:
     _, _, calls = await at_a_terminal(tmp_path, "1", APIS=ONE, AZURE_SUBSCRIPTION_ID="sub-1")
-    asked = [call for call in calls if call.startswith("apim")]
-    assert len(asked) == 2
-    assert all(" --subscription sub-1 " in call for call in asked)
+    assert [call for call in calls if call.startswith("apim")] == [
+        "apim list --subscription sub-1 --query [].[name, resourceGroup, gatewayUrl] --output tsv",
+        "apim api list --subscription sub-1 --service-name contoso --resource-group rg"
+        " --query [].path --output tsv",
+    ]
+
+
+async def test_the_apis_of_every_service_are_listed_by_number(tmp_path: Path) -> None:
+    services = "".join(f"{name}\\trg\\thttps://{name}.azure-api.net\\n" for name in ("contoso", "fabrikam"))
+    code, said, calls = await at_a_terminal(tmp_path, "3", APIS=TWO, SERVICES=services)
+    assert code == 0
+    assert said.splitlines() == [
+        "APIs of the APIM services in this subscription:",
+        "   1  https://contoso.azure-api.net/a/openai",
+        "   2  https://contoso.azure-api.net/b/openai",
+        "   3  https://fabrikam.azure-api.net/other",
+        "Base URL of the APIM API; calls go to <base>/deployments/<deployment>/chat/completions.",
+        "APIM_BASE_URL, or a number from the list: ",
+    ]
+    assert calls[-1] == "azd env set APIM_BASE_URL https://fabrikam.azure-api.net/other"
+
+
+async def test_the_only_api_is_offered_to_whoever_presses_enter(tmp_path: Path) -> None:
+    _, said, _ = await at_a_terminal(tmp_path, "", APIS=ONE)
+    assert said.endswith(
+        "APIM_BASE_URL, or a number from the list [https://contoso.azure-api.net/a/openai]: "
+    )
+
+
+async def test_without_a_sign_in_to_azure_cli_the_hook_asks_all_the_same(tmp_path: Path) -> None:
+    code, said, calls = await at_a_terminal(tmp_path, BASE_URL, APIS=TWO, SIGNED_OUT="1")
+    assert (code, said.splitlines()[0]) == (
+        0,
+        "Base URL of the APIM API; calls go to <base>/deployments/<deployment>/chat/completions.",
+    )
+    assert said.endswith("\nAPIM_BASE_URL: ")
+    assert calls[-1] == f"azd env set APIM_BASE_URL {BASE_URL}"
 
 
 @pytest.mark.parametrize(("apis", "typed"), [(TWO, ""), (TWO, "3"), (ONE, "no-url"), ("", "7")])

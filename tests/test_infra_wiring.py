@@ -285,6 +285,38 @@ def test_what_is_asked_for_is_made_and_nothing_else_of_its_kind(module: str, giv
     assert MAIN.value(condition, **given) is True
 
 
+# Resources that a module changes or asks, and which of its parameters names them.
+REFERRED_TO = {
+    "rbac": {
+        "vault": ("Microsoft.KeyVault/vaults", "vaultName"),
+        "storage": ("Microsoft.Storage/storageAccounts", "storageName"),
+        "insights": ("Microsoft.Insights/components", "insightsName"),
+    },
+    "app": {
+        "storage": ("Microsoft.Storage/storageAccounts", "storageName"),
+        "insights": ("Microsoft.Insights/components", "insightsName"),
+    },
+    "apim-reader": {"apim": ("Microsoft.ApiManagement/service", "apimName")},
+    "domain": {"app": ("Microsoft.Web/sites", "appName")},
+    "domain-tls": {"app": ("Microsoft.Web/sites", "appName")},
+}
+
+
+@pytest.mark.parametrize("module", REFERRED_TO)
+def test_a_module_works_on_what_it_was_named(module: str) -> None:
+    resources = File.named(f"modules/{module}.bicep").resources
+    assert {
+        name: (resource["type"], resource["config"]["name"])
+        for name, resource in resources.items()
+        if resource["existing"]
+    } == REFERRED_TO[module]
+
+
+def test_a_deployment_is_one_of_a_subscription() -> None:
+    """It makes its own resource group."""
+    assert re.findall(r"^targetScope = '(\w+)'$", MAIN.text, re.MULTILINE) == ["subscription"]
+
+
 def test_what_every_deployment_has_is_made_without_a_condition() -> None:
     unconditional = {name for name, module in MAIN.modules.items() if module.get("condition") is None}
     assert unconditional == {"identity", "monitoring", "vault", "storage", "rbac", "app", "workbook"}
@@ -313,6 +345,11 @@ def test_the_reader_of_apims_keys_is_the_app_in_the_group_of_the_service() -> No
     assert scope["type"] == "resource_group"
     named = {name: MAIN.value(part, apimResourceId=SERVICE) for name, part in scope["parameters"].items()}
     assert named == {"subscription_id": "sub-of-apim", "resource_group_name": "group-of-apim"}
+    # It is computed even where there is no service.
+    assert {name: MAIN.value(part, environmentName="dev") for name, part in scope["parameters"].items()} == {
+        "subscription_id": "subscription(None).subscriptionId",
+        "resource_group_name": "rg-dev",
+    }
     reader = File.named("modules/apim-reader.bicep")
     (assignment,) = reader.of_type("Microsoft.Authorization/roleAssignments")
     properties = reader.value(assignment["config"]["properties"])

@@ -151,6 +151,10 @@ def test_core_tools_read_funcignore_as_git_would(unzipped: Path, boundary: str) 
         ".git/HEAD",
         ".venv/bin/python",
         "node_modules/a/b.js",
+        "dist/shim.zip",
+        "package.json",
+        "package-lock.json",
+        "shim/stray.pyc",
         "shim/keys/__pycache__/a.pyc",
         "shim/.DS_Store",
     ]
