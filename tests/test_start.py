@@ -184,3 +184,32 @@ async def test_a_python_3_13_is_found_among_pyenvs_versions(tmp_path: Path) -> N
     )  # fmt: skip
     output, _ = await process.communicate()
     assert output.decode().strip() == str(place / "python")
+
+
+@pytest.mark.parametrize("place", ["further along PATH", "at uv"])
+async def test_a_python_3_13_is_looked_for_wherever_it_may_be(tmp_path: Path, place: str) -> None:
+    tools, further = tmp_path / "bin", tmp_path / "further"
+    tools.mkdir()
+    further.mkdir()
+    for name in ("sh", "which", "dirname"):
+        (tools / name).symlink_to(Path("/usr/bin") / name if name != "sh" else "/bin/sh")
+    # pyenv's, for a version that is not chosen.
+    (tools / "python3.13").write_text("#!/bin/sh\nexit 1\n")
+    name = "python3.13" if place == "further along PATH" else "python-of-uv"
+    (further / name).symlink_to(sys.executable)
+    (tools / "uv").write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        '"python install --quiet 3.13") echo installed; : >"$HOME/installed" ;;\n'
+        f'"python find 3.13") [ -e "$HOME/installed" ] && echo {further / name} ;;\n'
+        "esac\n"
+    )
+    for made in ("python3.13", "uv"):
+        (tools / made).chmod(0o755)
+    process = await asyncio.create_subprocess_exec(
+        ROOT / "scripts" / "find-python",
+        env={"PATH": f"{tools}:{further}", "HOME": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    assert (process.returncode, output.decode()) == (0, f"{further / name}\n")
