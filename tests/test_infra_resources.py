@@ -194,6 +194,7 @@ def test_an_alert_fires_on_a_row_and_tells_whoever_is_to_be_told(email: str, tol
     alerts = ALERTS.each("alerts", **COMMON, **GIVEN_TO_ALERTS, email=email)
     for alert in alerts:
         properties = alert["properties"]
+        assert {name: alert[name] for name in (*COMMON, "kind")} == {**COMMON, "kind": "LogAlert"}
         del properties["criteria"]["allOf"][0]["query"]  # tests/test_usage.py runs them
         assert properties.pop("displayName") == properties.pop("description") != ""
         del properties["severity"]
@@ -412,13 +413,6 @@ def test_an_endpoint_is_written_into_its_zone_once_the_zone_is_linked(group: str
         },
         "dependsOn": ["links"],
     }
-
-
-@pytest.mark.parametrize("parameter", ["subnetId", "virtualNetworkId"])
-def test_endpoints_without_a_subnet_are_refused_before_anything_is_made(parameter: str) -> None:
-    # With a subnet of one's own for the app alone, the one for endpoints is missing.
-    decorators = File.named("modules/endpoints.bicep").parameters[parameter]["decorators"]
-    assert {"type": "min_length", "argument": 1} in decorators
 
 
 # A name of one's own

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.support.bicep import INFRA, File, Tree
+from tests.support.bicep import FILES, INFRA, File, Tree
 
 MAIN = File.named("main.bicep")
 APP = File.named("modules/app.bicep")
@@ -107,6 +107,40 @@ def test_a_module_admits_what_the_deployment_admits() -> None:
                     assert its == ours, f"{name} in {module['detail']['path']}"
                     same += 1
     assert same >= 7
+
+
+# What a module refuses whoever hands it over: lengths that Azure takes, and what must not be empty.
+REFUSED = {
+    ("alerts", "token"): {"min_length": 5},
+    ("apim-reader", "apimName"): {"min_length": 1},
+    ("apim-reader", "token"): {"min_length": 5},
+    ("app", "name"): {"min_length": 2, "max_length": 60},
+    ("app", "perInstanceConcurrency"): {"min_value": 1, "max_value": 1000},
+    ("app", "apimBaseUrl"): {"min_length": 12},
+    ("app", "hostBodyBytes"): {"min_value": 1},
+    ("domain", "hostName"): {"min_length": 4},
+    # With a subnet of one's own for the app alone, the one for endpoints is missing.
+    ("endpoints", "subnetId"): {"min_length": 1},
+    ("endpoints", "virtualNetworkId"): {"min_length": 1},
+    ("identity", "name"): {"min_length": 3},
+    ("monitoring", "token"): {"min_length": 5},
+    ("network", "token"): {"min_length": 5},
+    ("storage", "name"): {"min_length": 3, "max_length": 24},
+    ("vault", "name"): {"min_length": 3, "max_length": 24},
+}
+
+
+def test_a_module_refuses_what_azure_would() -> None:
+    handed_through = {"instanceMemoryMB", "maximumInstanceCount", "alwaysReady", "updateStrategy"}
+    handed_through |= {"addressPrefixes", "retentionDays", "operatorPrincipalType"}  # as the deployment's own
+    refused = {
+        (path.stem, name): limits(parameter)
+        for path in FILES
+        if path.parent.name == "modules"
+        for name, parameter in File.named(f"modules/{path.name}").parameters.items()
+        if limits(parameter) and name not in handed_through
+    }
+    assert refused == REFUSED
 
 
 def test_a_new_network_has_room_for_the_app_and_its_endpoints() -> None:
