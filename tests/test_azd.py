@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,61 @@ def handed_on(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def names_in_parameters_file() -> set[str]:
     return set(re.findall(r"\$\{(\w+)", (INFRA / "main.parameters.json").read_text()))
+
+
+# The variable of azd's environment that each parameter has its value from.
+VARIABLES = {
+    "environmentName": "AZURE_ENV_NAME",
+    "location": "AZURE_LOCATION",
+    "principalId": "AZURE_PRINCIPAL_ID",
+    "principalType": "AZURE_PRINCIPAL_TYPE",
+    "apimBaseUrl": "APIM_BASE_URL",
+    "apimApi": "APIM_API",
+    "apimV1BaseUrl": "APIM_V1_BASE_URL",
+    "apimApiVersion": "APIM_API_VERSION",
+    "apimKeyHeader": "APIM_KEY_HEADER",
+    "modelDeployments": "MODEL_DEPLOYMENTS",
+    "keyLookup": "KEY_LOOKUP",
+    "keySecretPrefix": "KEY_SECRET_PREFIX",
+    "corsOrigins": "CORS_ORIGINS",
+    "corsCredentials": "CORS_CREDENTIALS",
+    "maxBodyBytes": "MAX_BODY_BYTES",
+    "uploadLimitBytes": "SHIM_UPLOAD_LIMIT_BYTES",
+    "readyzDetails": "READYZ_DETAILS",
+    "deprecated": "SHIM_DEPRECATED",
+    "sunset": "SHIM_SUNSET",
+    "sunsetLink": "SHIM_SUNSET_LINK",
+    "afterSunset": "SHIM_AFTER_SUNSET",
+    "brownout": "SHIM_BROWNOUT",
+    "instanceMemoryMB": "SHIM_INSTANCE_MEMORY_MB",
+    "maximumInstanceCount": "SHIM_MAXIMUM_INSTANCE_COUNT",
+    "httpPerInstanceConcurrency": "SHIM_HTTP_CONCURRENCY",
+    "alwaysReady": "SHIM_ALWAYS_READY",
+    "zoneRedundant": "SHIM_ZONE_REDUNDANT",
+    "updateStrategy": "SHIM_UPDATE_STRATEGY",
+    "network": "SHIM_NETWORK",
+    "inbound": "SHIM_INBOUND",
+    "allowedAddresses": "SHIM_ALLOWED_ADDRESSES",
+    "appSubnetId": "SHIM_APP_SUBNET_ID",
+    "endpointSubnetId": "SHIM_ENDPOINT_SUBNET_ID",
+    "privateDnsZonesGroupId": "SHIM_PRIVATE_DNS_ZONES_GROUP_ID",
+    "vaultAllowedAddresses": "SHIM_VAULT_ALLOWED_ADDRESSES",
+    "customDomain": "SHIM_CUSTOM_DOMAIN",
+    "boundDomain": "SHIM_BOUND_DOMAIN",
+    "apimResourceId": "APIM_RESOURCE_ID",
+    "alertsEnabled": "SHIM_ALERTS",
+    "alertEmail": "SHIM_ALERT_EMAIL",
+    "logRetentionDays": "SHIM_LOG_RETENTION_DAYS",
+}
+
+
+def test_a_parameter_has_its_value_from_the_variable_that_is_named_for_it() -> None:
+    content = json.loads((INFRA / "main.parameters.json").read_text())
+    found = {name: re.findall(r"\$\{(\w+)", entry["value"]) for name, entry in content["parameters"].items()}
+    assert found == {name: [variable] for name, variable in VARIABLES.items()}
+    # The Resource Manager, asked without azd, wants to be told what kind of file it is.
+    assert content["$schema"].endswith("/2019-04-01/deploymentParameters.json#")
+    assert content["contentVersion"] == "1.0.0.0"
 
 
 def test_azd_asks_for_a_region_and_nothing_else_before_the_hook_runs() -> None:
@@ -127,6 +183,24 @@ def test_azd_finds_the_app_by_its_tag() -> None:
     ]
 
 
+def test_the_service_is_a_function_app_in_python_at_the_root() -> None:
+    assert manifest()["services"] == {"shim": {"project": ".", "language": "python", "host": "function"}}
+
+
+def test_each_hook_runs_its_own_script() -> None:
+    run = {
+        (name, system): shell["run"]
+        for name, hook in manifest()["hooks"].items()
+        for system, shell in hook.items()
+    }
+    assert run == {
+        ("preprovision", "posix"): "./scripts/azd/preprovision.sh",
+        ("preprovision", "windows"): "./scripts/azd/preprovision.ps1",
+        ("postdeploy", "posix"): "./scripts/azd/postdeploy.sh",
+        ("postdeploy", "windows"): "./scripts/azd/postdeploy.ps1",
+    }
+
+
 def test_every_hook_is_there_for_posix_and_for_windows() -> None:
     hooks = manifest()["hooks"]
     assert set(hooks) == {"preprovision", "postdeploy"}
@@ -146,6 +220,29 @@ def test_both_versions_of_a_hook_read_the_same_variables_and_refuse_with_the_sam
     words = re.findall(r"(?:fail|echo) \"([^\"$]+)[\"$]", posix)
     assert len(words) >= 3
     assert [text for text in words if text not in windows] == []
+
+
+def test_both_hooks_after_deployment_are_as_patient_and_print_the_same() -> None:
+    posix, windows = (HOOKS / "postdeploy.sh").read_text(), (HOOKS / "postdeploy.ps1").read_text()
+    for attempts, pause, patience in (
+        (r"READY_ATTEMPTS:-(\d+)", r"READY_PAUSE:-(\d+)", r"--max-time (\d+)"),
+        (r"READY_ATTEMPTS .*else \{ (\d+) \}", r"READY_PAUSE .*else \{ (\d+) \}", r"-TimeoutSec (\d+)"),
+    ):
+        text = posix if "--" in patience else windows
+        assert [re.findall(number, text) for number in (attempts, pause, patience)] == [
+            ["30"],
+            ["10"],
+            ["30"],
+        ]
+    (here,) = re.findall(r"<<END\n(.*)\nEND\n", posix, re.DOTALL)
+    (there,) = re.findall(r'Write-Host @"\n(.*)\n"@', windows, re.DOTALL)
+    for variable, ours in (
+        ("${SHIM_OPENAI_BASE_URL:-$SHIM_URL/openai/v1}", "$openai"),
+        ("${KEY_VAULT_URL:-}", "$($env:KEY_VAULT_URL)"),
+        ("$SHIM_URL", "$env:SHIM_URL"),
+    ):
+        here = here.replace(variable, ours)
+    assert here == there
 
 
 # The hook before provisioning
@@ -179,8 +276,20 @@ async def hook(name: str, **environ: str) -> tuple[int, str]:
         ),
         ({"APIM_BASE_URL": BASE_URL, "CORS_ORIGINS": "http://localhost:*"}, 1, "takes exact origins"),
         ({"APIM_BASE_URL": BASE_URL, "CORS_ORIGINS": "*", "CORS_CREDENTIALS": "true"}, 1, "browsers refuse"),
+        ({"APIM_BASE_URL": BASE_URL, "CORS_ORIGINS": "*", "CORS_CREDENTIALS": "True"}, 1, "name the origins"),
+        ({"APIM_BASE_URL": BASE_URL, "CORS_ORIGINS": "*", "CORS_CREDENTIALS": "false"}, 0, ""),
+        (
+            {"APIM_BASE_URL": BASE_URL, "CORS_ORIGINS": "https://a.example", "CORS_CREDENTIALS": "true"},
+            0,
+            "",
+        ),
+        ({"APIM_BASE_URL": BASE_URL, "CORS_ORIGINS": "*,https://a.example"}, 1, "takes exact origins"),
+        ({"APIM_BASE_URL": "https://"}, 1, "azd env set APIM_BASE_URL https://..."),
     ],
-    ids=["no url", "no tls", "a url", "any origin", "origins", "pattern", "any port", "credentials for any"],
+    ids=[
+        *("no url", "no tls", "a url", "any origin", "origins", "pattern", "any port", "credentials for any"),
+        *("the same in capitals", "no credentials", "credentials for one", "a star among others", "no host"),
+    ],
 )
 async def test_what_cannot_work_is_refused_before_anything_is_made(
     environ: dict[str, str], code: int, says: str
@@ -196,9 +305,15 @@ def test_the_section_that_the_hook_points_to_is_there() -> None:
 # What `az` says of one service, and where it is told of the subscription that azd was given.
 AZ = """#!/bin/sh
 echo "$*" >>"$CALLS"
-case "$1 $2" in
-"apim list") printf 'contoso\\trg\\thttps://contoso.azure-api.net\\n' ;;
-"apim api") printf '%s' "$APIS" ;;
+cat >/dev/null # as a command that asks for a password would
+if [ -n "${SIGNED_OUT:-}" ]; then
+    echo "Please run 'az login'" >&2
+    exit 1
+fi
+case "$1 $2 $*" in
+"apim list"*) printf "${SERVICES:-contoso\\trg\\thttps://contoso.azure-api.net\\n}" ;;
+"apim api"*--service-name\\ contoso*) printf '%s' "$APIS" ;;
+"apim api"*) echo other ;;
 esac
 """
 AZD = """#!/bin/sh
@@ -266,9 +381,43 @@ async def test_the_base_url_is_found_or_asked_for_once(
 
 async def test_apis_are_looked_for_in_the_subscription_that_azd_was_given(tmp_path: Path) -> None:
     _, _, calls = await at_a_terminal(tmp_path, "1", APIS=ONE, AZURE_SUBSCRIPTION_ID="sub-1")
-    asked = [call for call in calls if call.startswith("apim")]
-    assert len(asked) == 2
-    assert all(" --subscription sub-1 " in call for call in asked)
+    assert [call for call in calls if call.startswith("apim")] == [
+        "apim list --subscription sub-1 --query [].[name, resourceGroup, gatewayUrl] --output tsv",
+        "apim api list --subscription sub-1 --service-name contoso --resource-group rg"
+        " --query [].path --output tsv",
+    ]
+
+
+async def test_the_apis_of_every_service_are_listed_by_number(tmp_path: Path) -> None:
+    services = "".join(f"{name}\\trg\\thttps://{name}.azure-api.net\\n" for name in ("contoso", "fabrikam"))
+    code, said, calls = await at_a_terminal(tmp_path, "3", APIS=TWO, SERVICES=services)
+    assert code == 0
+    assert said.splitlines() == [
+        "APIs of the APIM services in this subscription:",
+        "   1  https://contoso.azure-api.net/a/openai",
+        "   2  https://contoso.azure-api.net/b/openai",
+        "   3  https://fabrikam.azure-api.net/other",
+        "Base URL of the APIM API; calls go to <base>/deployments/<deployment>/chat/completions.",
+        "APIM_BASE_URL, or a number from the list: ",
+    ]
+    assert calls[-1] == "azd env set APIM_BASE_URL https://fabrikam.azure-api.net/other"
+
+
+async def test_the_only_api_is_offered_to_whoever_presses_enter(tmp_path: Path) -> None:
+    _, said, _ = await at_a_terminal(tmp_path, "", APIS=ONE)
+    assert said.endswith(
+        "APIM_BASE_URL, or a number from the list [https://contoso.azure-api.net/a/openai]: "
+    )
+
+
+async def test_without_a_sign_in_to_azure_cli_the_hook_asks_all_the_same(tmp_path: Path) -> None:
+    code, said, calls = await at_a_terminal(tmp_path, BASE_URL, APIS=TWO, SIGNED_OUT="1")
+    assert (code, said.splitlines()[0]) == (
+        0,
+        "Base URL of the APIM API; calls go to <base>/deployments/<deployment>/chat/completions.",
+    )
+    assert said.endswith("\nAPIM_BASE_URL: ")
+    assert calls[-1] == f"azd env set APIM_BASE_URL {BASE_URL}"
 
 
 @pytest.mark.parametrize(("apis", "typed"), [(TWO, ""), (TWO, "3"), (ONE, "no-url"), ("", "7")])
@@ -287,8 +436,9 @@ async def test_an_answer_that_is_no_url_is_refused_and_not_kept(
         (["--non-interactive", "--debug"], {}),
         ([], {"CI": "true"}),
         ([], {"AZD_NON_INTERACTIVE": "1"}),
+        ([], {"AZD_NON_INTERACTIVE": "True"}),
     ],
-    ids=["--no-prompt", "--non-interactive", "CI", "AZD_NON_INTERACTIVE"],
+    ids=["--no-prompt", "--non-interactive", "CI", "AZD_NON_INTERACTIVE", "the same in words"],
 )
 async def test_without_prompts_nobody_is_asked_and_the_choices_are_listed(
     tmp_path: Path, flags: list[str], environ: dict[str, str]
@@ -298,6 +448,24 @@ async def test_without_prompts_nobody_is_asked_and_the_choices_are_listed(
     assert "https://contoso.azure-api.net/b/openai" in said
     assert "azd env set APIM_BASE_URL https://" in said
     assert not [call for call in calls if call.startswith("azd")]
+
+
+async def test_without_azure_cli_the_hook_asks_and_says_nothing_of_it(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sh", "awk", "tr"):
+        place = shutil.which(name)
+        assert place is not None
+        (tools / name).symlink_to(place)
+    process = await asyncio.create_subprocess_exec(
+        HOOKS / "preprovision.sh", env={"PATH": str(tools)},
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    said, refused = await process.communicate()
+    assert (process.returncode, said) == (1, b"")
+    assert refused == (
+        b"APIM_BASE_URL is not set: azd env set APIM_BASE_URL https://<apim>.azure-api.net/<api>/openai\n"
+    )
 
 
 async def test_without_prompts_a_base_url_that_is_set_is_enough(tmp_path: Path) -> None:
@@ -312,6 +480,71 @@ async def test_after_a_deployment_the_shim_is_asked_and_the_client_snippet_print
     code, said = await hook("postdeploy.sh", SHIM_URL=host.url)
     assert code == 0, said
     assert f'client = OpenAI(base_url="{host.url}/openai/v1"' in said
+
+
+# What `curl` gets from a shim whose roles arrive at its vault between two questions, and where it is told to put it.
+CURL = """#!/bin/sh
+echo "$*" >>"$CALLS"
+while [ "$1" != --output ]; do shift; done
+if [ "$(wc -l <"$CALLS")" -lt "$READY_AT" ]; then
+    printf 'no role yet' >"$2"
+    printf '503'
+    exit "${CURL_FAILS:-0}"
+fi
+printf '200'
+"""
+
+
+async def after_deployment(folder: Path, **environ: str) -> tuple[int, str, list[str]]:
+    """Runs the hook on a shim that is ready at the time `READY_AT`; exit code, output, and how it was asked."""
+    calls = folder / "calls"
+    calls.touch()
+    (folder / "curl").write_text(CURL)
+    (folder / "curl").chmod(0o755)
+    (folder / "sleep").write_text('#!/bin/sh\necho "sleep $*" >>"$SLEPT"\n')
+    (folder / "sleep").chmod(0o755)
+    (folder / "tmp").mkdir()
+    given = {"SHIM_URL": "https://func-1.example", "SLEPT": str(folder / "slept"), "CALLS": str(calls)}
+    (folder / "slept").touch()
+    path = {"PATH": f"{folder}:{os.environ['PATH']}", "TMPDIR": str(folder / "tmp")}
+    code, said = await hook("postdeploy.sh", **given, **path, **environ)
+    assert list((folder / "tmp").iterdir()) == []
+    return code, said, [*calls.read_text().splitlines(), *(folder / "slept").read_text().splitlines()]
+
+
+async def test_a_deployment_is_waited_for_while_roles_are_on_their_way(tmp_path: Path) -> None:
+    """They take minutes: 30 questions, ten seconds apart."""
+    code, said, calls = await after_deployment(tmp_path, READY_AT="3", KEY_VAULT_URL="https://kv.example")
+    assert (code, "no role yet" in said) == (0, False), said
+    asked, slept = calls[:3], calls[3:]
+    assert all(call.endswith(" https://func-1.example/readyz") for call in asked)
+    assert slept == ["sleep 10", "sleep 10"]
+    assert 'base_url="https://func-1.example/openai/v1"' in said
+    assert "Keys come from Key Vault https://kv.example: bring them in with python -m shim keys." in said
+
+
+async def test_a_deployment_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
+    code, said, calls = await after_deployment(
+        tmp_path, READY_AT="99", CURL_FAILS="7", APIM_BASE_URL="https://apim.example/openai"
+    )
+    assert code == 1
+    assert "(503): https://func-1.example/readyz said\nno role yet\n" in said
+    assert "--shim-url https://func-1.example --base-url https://apim.example/openai\n" in said
+    # None after the last question.
+    assert len(calls) == 30 + 29
+
+
+async def test_callers_are_shown_the_name_of_ones_own_where_there_is_one(tmp_path: Path) -> None:
+    base_url = "https://ai.example.com/openai/v1"
+    code, said, calls = await after_deployment(tmp_path, READY_AT="1", SHIM_OPENAI_BASE_URL=base_url)
+    assert (code, len(calls)) == (0, 1)
+    assert f'client = OpenAI(base_url="{base_url}", api_key="<APIM subscription key>")' in said
+
+
+async def test_without_an_address_the_hook_says_where_it_comes_from() -> None:
+    code, said = await hook("postdeploy.sh")
+    assert code != 0
+    assert "SHIM_URL is not set: run azd provision first" in said
 
 
 @pytest.mark.parametrize(

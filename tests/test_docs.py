@@ -96,6 +96,14 @@ def test_most_settings_have_a_documented_default() -> None:
     assert len(DEFAULTS) > 20
 
 
+def test_the_sample_has_the_defaults_but_for_what_helps_at_ones_desk() -> None:
+    values = json.loads((ROOT / "local.settings.sample.json").read_text())["Values"]
+    assert {name: values[name] for name in DEFAULTS if values[name] != DEFAULTS[name]} == {
+        "READYZ_DETAILS": "true",
+        "LOG_CALLS": "all",
+    }
+
+
 def known_variables() -> set[str]:
     """The settings, the choices that azd hands on, what scripts and `make` take, the platform's own, and constants."""
     texts = [

@@ -20,7 +20,7 @@ from tests.support.bicep import FILES, INFRA, File, Tree
 ROOT = Path(__file__).parent.parent
 MAIN = File.named("main.bicep")
 APP = File.named("modules/app.bicep")
-ALL = [File(path) for path in FILES]
+ALL = [File.named(path.relative_to(INFRA).as_posix()) for path in FILES]
 BASE_URL = "https://contoso.azure-api.net/my-openai-api/openai"
 MIB = 1024 * 1024
 
@@ -146,7 +146,8 @@ def test_types_are_plain_and_their_versions_are_no_previews(file: File) -> None:
 @each(ALL)
 def test_modules_get_exactly_the_parameters_that_they_declare(file: File) -> None:
     for name, module in file.modules.items():
-        declared = File(file.path.parent / module["detail"]["path"]).parameters
+        path = (file.path.parent / module["detail"]["path"]).relative_to(INFRA)
+        declared = File.named(path.as_posix()).parameters
         given = set(module["config"]["params"])
         assert given <= set(declared), name
         assert {p for p, declaration in declared.items() if declaration["default"] is None} <= given, name
@@ -185,6 +186,8 @@ def test_every_kind_of_resource_that_can_be_closed_is_there() -> None:
         ("network", ["public", "integrated", "private"]),
         ("inbound", ["public", "private"]),
         ("updateStrategy", ["Recreate", "RollingUpdate"]),
+        ("afterSunset", ["serve", "refuse"]),
+        ("principalType", ["User", "Group", "ServicePrincipal"]),
         ("instanceMemoryMB", [512, 2048, 4096]),
     ],
 )

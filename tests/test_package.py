@@ -151,6 +151,10 @@ def test_core_tools_read_funcignore_as_git_would(unzipped: Path, boundary: str) 
         ".git/HEAD",
         ".venv/bin/python",
         "node_modules/a/b.js",
+        "dist/shim.zip",
+        "package.json",
+        "package-lock.json",
+        "shim/stray.pyc",
         "shim/keys/__pycache__/a.pyc",
         "shim/.DS_Store",
     ]
@@ -164,7 +168,27 @@ def test_core_tools_read_funcignore_as_git_would(unzipped: Path, boundary: str) 
 
 
 def test_the_same_files_make_the_same_package(tmp_path: Path) -> None:
-    assert package(tmp_path / "one.zip").read_bytes() == package(tmp_path / "two.zip").read_bytes()
+    # In a folder that has to be made, as dist/ is in a fresh clone.
+    one = package(tmp_path / "new" / "folder" / "one.zip")
+    assert one.read_bytes() == package(tmp_path / "two.zip").read_bytes()
+    with zipfile.ZipFile(one) as content:
+        entries = content.infolist()
+        modules = [content.read(entry) for entry in entries if entry.filename.endswith(".pyc")]
+    # At any time, with any umask, and in any folder.
+    assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
+    assert {(entry.external_attr >> 16, entry.compress_type) for entry in entries} == {
+        (0o644, zipfile.ZIP_DEFLATED)
+    }
+    assert modules
+    assert not [module for module in modules if str(ROOT).encode() in module]
+
+
+def test_the_package_goes_where_git_does_not_look() -> None:
+    run = subprocess.run(
+        [sys.executable, ROOT / "scripts/package", "--help"], check=True, capture_output=True, text=True
+    )
+    assert "default: dist/shim.zip" in run.stdout
+    assert "dist/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_nothing_is_missing_from_the_package_or_its_requirements(unzipped: Path, python: Path) -> None:

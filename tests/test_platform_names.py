@@ -159,6 +159,15 @@ def test_what_is_set_is_a_setting_of_the_shim_or_one_that_the_platform_leaves_to
     assert names - set(OURS) - left_to_apps == set()
 
 
+def test_core_tools_can_read_the_sample() -> None:
+    sample = json.loads((ROOT / "local.settings.sample.json").read_text())
+    assert set(sample) == {"IsEncrypted", "Values"}
+    # Encrypted values would be decrypted, with a key that is on nobody's machine.
+    assert sample["IsEncrypted"] is False
+    assert sample["Values"]["FUNCTIONS_WORKER_RUNTIME"] == "python"
+    assert sample["Values"]["AzureWebJobsDisableHomepage"] == "true"
+
+
 @pytest.mark.parametrize(
     "name",
     ["CORS_ALLOWED_ORIGINS", "Cors_Allowed_Origins", "website_anything", "AzureWebJobsX", "PROJECT", "TZ"],

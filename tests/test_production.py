@@ -37,17 +37,42 @@ print(json.dumps({f.get_function_name(): f.get_trigger().get_dict_repr() for f i
 """
 
 
+# Every method that an OpenAI client may use, and OPTIONS, which asks whether a browser may.
+PROXIED = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+ROUTES = {
+    "openai": ("openai/{*path}", PROXIED),
+    "v1": ("v1/{*path}", PROXIED),
+    # The host answers other methods with an empty 404.
+    "healthz": ("healthz", ["GET", "HEAD"]),
+    "readyz": ("readyz", ["GET", "HEAD"]),
+    "wrong_path": ("{root}/{*path}", PROXIED),
+}
+
+
 async def test_the_platform_asks_callers_for_no_key_of_its_own() -> None:
     """With any other level the host would want a function key, and refuse every OpenAI client with an empty 401."""
     functions = await printed(FUNCTIONS, LOCAL_SUBSCRIPTION_KEYS="team-a=key")
-    assert set(functions) == {"openai", "v1", "healthz", "readyz", "wrong_path"}
     assert {trigger["authLevel"] for trigger in functions.values()} == {"ANONYMOUS"}
+    assert {
+        name: (trigger["route"], [method.partition(".")[2] or method for method in trigger["methods"]])
+        for name, trigger in functions.items()
+    } == ROUTES
+    # The host tries them in the order of their names, and the last one takes every path.
+    assert max(functions) == "wrong_path"
 
 
 async def test_keys_are_imported_on_the_schedule_that_is_set() -> None:
     service = {"KEY_VAULT_URL": "https://v.vault.azure.net", "APIM_RESOURCE_ID": RESOURCE_ID}
     functions = await printed(FUNCTIONS, APIM_IMPORT_SCHEDULE="7 */9 * * * *", **service)
     assert functions["import_keys"]["schedule"] == "7 */9 * * * *"
+
+
+def test_requests_are_logged_one_a_second_at_most() -> None:
+    """docs/deploy.md reckons with that: at ten calls a second all of them would cost more than the compute."""
+    host = json.loads((ROOT / "host.json").read_text())
+    assert host["version"] == "2.0"
+    sampling = host["logging"]["applicationInsights"]["samplingSettings"]
+    assert (sampling["isEnabled"], sampling["maxTelemetryItemsPerSecond"]) == (True, 1)
 
 
 def test_the_host_neither_ends_nor_throttles_a_call() -> None:

@@ -5,6 +5,8 @@ it depends on in its turn.
 """
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -152,5 +154,42 @@ def test_what_the_shim_knows_the_insides_of_is_pinned_by_hand() -> None:
         for requirement in asked("requirements")
         if [specifier.operator for specifier in requirement.specifier] == ["=="]
     }
-    betas = {"azure-monitor-opentelemetry-exporter"}
-    assert by_hand - betas == {"azure-functions-runtime", "azurefunctions-extensions-base", "uvicorn"}
+    assert by_hand == {
+        *("azure-functions-runtime", "azurefunctions-extensions-base", "uvicorn"),
+        "azure-monitor-opentelemetry-exporter",
+    }
+
+
+def test_no_lock_made_anew_brings_another_major_version_to_azure() -> None:
+    for requirement in asked("requirements"):
+        (specifier,) = requirement.specifier
+        assert specifier.operator in ("~=", "=="), requirement
+        assert not requirement.specifier.contains(f"{int(specifier.version.split('.')[0]) + 1}.0"), (
+            requirement
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "newer"),
+    [("requirements", "protobuf", "5.30.0"), ("requirements-dev", "uvloop", "0.22.0")],
+)
+def test_what_the_platforms_worker_brings_is_taken_in_its_series(name: str, package: str, newer: str) -> None:
+    (requirement,) = (each for each in asked(name) if each.name == package)
+    assert not requirement.specifier.contains(newer)
+
+
+def test_a_lock_is_for_every_platform_with_hashes_and_without_an_index(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/lock", tmp_path / "scripts/lock")
+    uv = tmp_path / ".venv/bin/uv"
+    uv.write_text('#!/bin/sh\necho "$UV_CUSTOM_COMPILE_COMMAND: $*"\n')
+    uv.chmod(0o755)
+    ran = subprocess.run(
+        [tmp_path / "scripts/lock", "--upgrade-package", "httpx"], capture_output=True, text=True, check=True
+    )
+    always = "pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-emit-index-url"
+    assert ran.stdout.splitlines() == [
+        f"make lock: {always} --no-emit-find-links --upgrade-package httpx {name}.in --output-file {name}.txt"
+        for name in ("requirements", "requirements-dev")
+    ]

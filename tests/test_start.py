@@ -144,16 +144,26 @@ async def test_missing_settings_are_listed(started: Started) -> None:
         assert "Not ready: settings: KEY_VAULT_URL is missing" in printed
 
 
-@pytest.mark.parametrize("without", ["any Python", "a Python 3.13"])
-async def test_without_python_3_13_the_message_says_what_to_do(without: str, tmp_path: Path) -> None:
+# A Python that says to be of another version.
+OF_VERSION = """#!/bin/sh
+exec {python} -c 'import sys; code = sys.argv[1]; sys.version_info = {version}; exec(code)' "$2"
+"""
+
+
+@pytest.mark.parametrize("without", ["any Python", "a Python that starts", (3, 12, 9), (3, 14, 0)], ids=str)
+async def test_without_python_3_13_the_message_says_what_to_do(
+    without: str | tuple[int, ...], tmp_path: Path
+) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("sh", "which", "dirname"):
         (tools / name).symlink_to(Path("/usr/bin") / name if name != "sh" else "/bin/sh")
-    if without == "a Python 3.13":
-        old = tools / "python3"
-        old.write_text("#!/bin/sh\nexit 1\n")
-        old.chmod(0o755)
+    if without != "any Python":
+        other = tools / "python3"
+        other.write_text("#!/bin/sh\nexit 1\n")
+        if isinstance(without, tuple):
+            other.write_text(OF_VERSION.format(python=sys.executable, version=without))
+        other.chmod(0o755)
     process = await asyncio.create_subprocess_exec(
         ROOT / "scripts" / "find-python", env={"PATH": str(tools), "HOME": str(tmp_path)},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -174,3 +184,32 @@ async def test_a_python_3_13_is_found_among_pyenvs_versions(tmp_path: Path) -> N
     )  # fmt: skip
     output, _ = await process.communicate()
     assert output.decode().strip() == str(place / "python")
+
+
+@pytest.mark.parametrize("place", ["further along PATH", "at uv"])
+async def test_a_python_3_13_is_looked_for_wherever_it_may_be(tmp_path: Path, place: str) -> None:
+    tools, further = tmp_path / "bin", tmp_path / "further"
+    tools.mkdir()
+    further.mkdir()
+    for name in ("sh", "which", "dirname"):
+        (tools / name).symlink_to(Path("/usr/bin") / name if name != "sh" else "/bin/sh")
+    # pyenv's, for a version that is not chosen.
+    (tools / "python3.13").write_text("#!/bin/sh\nexit 1\n")
+    name = "python3.13" if place == "further along PATH" else "python-of-uv"
+    (further / name).symlink_to(sys.executable)
+    (tools / "uv").write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        '"python install --quiet 3.13") echo installed; : >"$HOME/installed" ;;\n'
+        f'"python find 3.13") [ -e "$HOME/installed" ] && echo {further / name} ;;\n'
+        "esac\n"
+    )
+    for made in ("python3.13", "uv"):
+        (tools / made).chmod(0o755)
+    process = await asyncio.create_subprocess_exec(
+        ROOT / "scripts" / "find-python",
+        env={"PATH": f"{tools}:{further}", "HOME": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    assert (process.returncode, output.decode()) == (0, f"{further / name}\n")

@@ -218,6 +218,38 @@ def test_the_workbook_has_the_tiles_of_the_documentation() -> None:
     assert len(documented()) == 8
 
 
+def test_every_tile_of_the_workbook_follows_the_time_that_is_chosen() -> None:
+    content = json.loads((ROOT / "infra/workbook.json").read_text())
+    assert content["version"] == "Notebook/1.0"
+    (chooser,) = (item["content"] for item in content["items"] if item["type"] == 9)
+    (time,) = chooser["parameters"]
+    day = 86_400_000
+    # 4: a range of time.
+    assert (time["name"], time["type"], time["isRequired"]) == ("range", 4, True)
+    assert time["value"] == {"durationMs": 7 * day}
+    assert [each["durationMs"] for each in time["typeSettings"]["selectableValues"]] == [
+        day // 24, day, 7 * day, 30 * day,
+    ]  # fmt: skip
+    tiles = [item for item in content["items"] if item["type"] == 3]
+    for tile in tiles:
+        assert tile["content"]["version"] == "KqlItem/1.0"
+        assert tile["content"]["timeContextFromParameter"] == "range"
+        # Of the workspace, where tables are called AppMetrics.
+        assert tile["content"]["queryType"] == 0
+        assert tile["content"]["resourceType"] == "microsoft.operationalinsights/workspaces"
+        assert tile["content"]["title"] == tile["name"]
+    assert {tile["name"]: tile["content"]["visualization"] for tile in tiles} == {
+        "Calls by label": "timechart",
+        "Errors": "table",
+        "Tokens": "table",
+        "Latency, and time to the first event": "table",
+        "Who still calls, and how": "table",
+        "Key lookups": "timechart",
+        "Key Vault": "table",
+        "Cold starts": "barchart",
+    }
+
+
 FIRST = "gen_ai.server.time_to_first_token"
 
 type Measured = tuple[str, int, float, dict[str, str]]
@@ -238,6 +270,8 @@ def ended(calls: int, status: str) -> Measured:
         ("vault-failures", [("apim_shim.vault.duration", 5, 1, {"error__type": "forbidden"})], False),
         ("vault-failures", [("apim_shim.vault.duration", 600, 1, {})], False),
         ("401-storm", [(CALLS, 301, 1, {"error__type": "invalid_api_key"})], True),
+        ("401-storm", [(CALLS, 301, 1, {"error__type": "malformed_api_key"})], True),
+        ("401-storm", [(CALLS, 301, 1, {"error__type": "missing_api_key"})], True),
         ("401-storm", [(CALLS, 300, 1, {"error__type": "missing_api_key"})], False),
         ("401-storm", [(CALLS, 900, 1, {"error__type": "apim_rate_limited"})], False),
         ("slow-first-event", [(FIRST, 11, 21 * 11, {})], True),

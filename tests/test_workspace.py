@@ -43,3 +43,29 @@ def test_the_container_has_the_python_and_the_extensions_that_the_editor_wants()
     assert container["image"].endswith(f":{sys.version_info.major}.{sys.version_info.minor}")
     recommended = read(".vscode/extensions.json")["recommendations"]
     assert container["customizations"]["vscode"]["extensions"] == recommended
+
+
+def test_the_debugger_attaches_where_core_tools_make_the_worker_listen() -> None:
+    (attach,) = (
+        each for each in read(".vscode/launch.json")["configurations"] if each["request"] == "attach"
+    )
+    (start,) = (
+        task for task in read(".vscode/tasks.json")["tasks"] if task["label"] == attach["preLaunchTask"]
+    )
+    assert attach["connect"] == {"host": "127.0.0.1", "port": 9091}
+    arguments = start["options"]["env"]["languageWorkers__python__arguments"]
+    assert arguments == "-m debugpy --listen 127.0.0.1:9091"
+
+
+def test_the_container_brings_the_tools_of_a_deployment_and_an_environment() -> None:
+    container = read(".devcontainer/devcontainer.json")
+    assert {name.rpartition("/")[2].partition(":")[0] for name in container["features"]} == {
+        "azure-cli",
+        "node",
+        "azd",
+    }
+    assert container["postCreateCommand"].split(" && ") == [
+        "npm install --global azure-functions-core-tools@4",
+        "make .venv/installed",
+    ]
+    assert container["forwardPorts"] == [7071]

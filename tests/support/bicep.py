@@ -1,5 +1,6 @@
 """Reads Bicep files, and computes what they would send to Azure as far as the tests ask for it."""
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ class File:
         self.outputs: Tree = parsed.get("outputs", {})
 
     @classmethod
+    @functools.cache
     def named(cls, name: str) -> "File":
         return cls(INFRA / name)
 
@@ -60,7 +62,7 @@ class File:
             return tree
         if "loop_type" in tree:
             return self._loop(tree, given)
-        if "operator" in tree:
+        if isinstance(tree.get("operator"), dict):  # which else is a property of that name
             return self._operator(tree["operator"]["type"], tree["operator"]["operands"], given)
         if "function" in tree:
             arguments = tree["function"].get("parameters", {}).values()
