@@ -322,6 +322,10 @@ FAULTS = {
     "a time that is no number": ({"SSE_HEARTBEAT": "nan"}, "must be a number"),
     "a pair without a name": ({"MODEL_DEPLOYMENTS": "=b"}, "a list like model=deployment"),
     "a pair without a value": ({"MODEL_DEPLOYMENTS": "a="}, "a list like model=deployment"),
+    "several pairs without a value": (
+        {"MODEL_DEPLOYMENTS": "a=,b=,=c"},
+        "MODEL_DEPLOYMENTS must be a list",
+    ),
     "a pair without a divider": ({"MODEL_DEPLOYMENTS": "a=b,c"}, "MODEL_DEPLOYMENTS must be a list"),
     "a version with a parameter behind it": (
         {"APIM_API_VERSION": "2024-10-21&x=1"},

@@ -9,12 +9,16 @@ from typing import Any, cast
 
 import pytest
 from azure_functions_runtime.http_v2 import HttpCoordinator
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message
 
 from devhost.host import Host
 from devhost.standin import Standin
-from shim.errors import ShimError
+from shim.errors import InternalError, ShimError, TooBusy
 from shim.worker.invocations import LEG_TIMEOUT_SECONDS, Invocations
 from shim.worker.protocol import CoalescedStart
+from shim.worker.server import WebApp
 from tests.conftest import KEY
 from tests.support.wire import Answer, connect, exchange, function, invoke, request
 
@@ -57,6 +61,7 @@ async def test_what_is_not_http_is_refused_and_ends_its_invocation(host: Host, r
     assert answer.status == 400
     assert error_of(answer)["code"] == "invalid_request"
     assert answer.named("x-shim-error-source") == ["shim"]
+    assert answer.named("connection") == ["close"]
     assert failure is not None
     assert "No http request found" in failure
 
@@ -151,7 +156,7 @@ class TestSweep:
         return Invocations(coordinator)
 
     async def test_an_invocation_whose_request_never_comes_is_ended(
-        self, coordinator: HttpCoordinator, invocations: Invocations
+        self, coordinator: HttpCoordinator, invocations: Invocations, caplog: pytest.LogCaptureFixture
     ) -> None:
         waiting = asyncio.create_task(coordinator.get_http_request_async("lone"))
         await asyncio.sleep(0)
@@ -161,6 +166,9 @@ class TestSweep:
         invocations.sweep()
         with pytest.raises(ValueError, match="No http request found"):
             await waiting
+        assert [(record.name, record.levelname, record.message) for record in caplog.records] == [
+            ("shim", "ERROR", "invocation lone was half arrived for too long; ended")
+        ]
         # The runtime reports the failure to the coordinator, where nobody fetches it.
         coordinator.set_http_response("lone", ValueError())
         invocations.sweep()
@@ -175,7 +183,9 @@ class TestSweep:
         await asyncio.sleep(0)
         invocations.sweep()
         invocations.sweep()
-        assert "announced no invocation" in str(await waiting)
+        ended = await waiting
+        assert isinstance(ended, InternalError)
+        assert "announced no invocation for this request. Try again." in ended.message
 
     async def test_a_leg_waits_for_the_other_from_one_sweep_to_the_next(
         self, coordinator: HttpCoordinator, invocations: Invocations
@@ -228,9 +238,66 @@ def test_ids_that_are_over_are_remembered_for_a_while_and_not_for_ever() -> None
     for number in range(2_000):
         invocations.begin(str(number), {})
         invocations.release(str(number))
-    with pytest.raises(ShimError):
-        invocations.begin("1999", {})
+    for remembered in ("1999", "1000"):
+        with pytest.raises(ShimError):
+            invocations.begin(remembered, {})
     invocations.begin("0", {})
+
+
+async def ask(app: WebApp, *headers: tuple[bytes, bytes]) -> tuple[int, dict[str, Any]]:
+    """Status and body of the answer to a request at the app itself."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return await asyncio.Future()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": list(headers), "state": {}}
+    await app(scope, receive, send)
+    return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
+
+
+def announced(invocation_id: str) -> tuple[bytes, bytes]:
+    return (b"x-ms-invocation-id", invocation_id.encode())
+
+
+async def test_an_app_whose_runtime_has_no_handler_yet_refuses_and_forgets_the_call() -> None:
+    app = WebApp()
+    for _ in range(2):
+        status, content = await ask(app, announced("early"))
+        assert (status, content["error"]["code"]) == (400, "invalid_request")
+        assert "Call the host instead" in content["error"]["message"]
+
+
+async def test_a_refusal_that_the_coordinator_hands_over_is_the_answer() -> None:
+    app = WebApp()
+
+    async def refusing(_: Request) -> Response:
+        raise TooBusy("Try again later.", retry_after=1)
+
+    app.route(refusing)
+    assert (await ask(app, announced("1")))[1]["error"]["code"] == "too_busy"
+
+
+async def test_a_defect_of_the_runtime_is_a_500_that_quotes_nothing_and_names_the_invocation(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = WebApp()
+
+    async def failing(_: Request) -> Response:
+        raise LookupError(f"of {KEY}")
+
+    app.route(failing)
+    status, content = await ask(app, announced("odd-one"))
+    assert (status, content["error"]["code"]) == (500, "internal_error")
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("shim", "ERROR")
+    assert record.message.startswith("the runtime could not run invocation odd-one: LookupError in ")
+    assert KEY not in caplog.text + str(content)
+    # It is over: a repetition is not run again, nor left waiting.
+    assert (await ask(app, announced("odd-one")))[1]["error"]["code"] == "incomplete_body"
 
 
 def assert_response_lost(answer: Answer) -> None:
