@@ -131,7 +131,9 @@ async def test_a_defect_is_a_500_and_logged_by_type_and_place_alone(
     with caplog.at_level(logging.DEBUG):
         response = await answered(store)
     assert response.status_code == 500
-    assert json.loads(bytes(response.body))["error"]["code"] == "internal_error"
+    error = json.loads(bytes(response.body))["error"]
+    assert error["code"] == "internal_error"
+    assert "Its operator finds why in the log, by the request id." in error["message"]
     assert response.headers["x-request-id"] == REQUEST_ID
     assert response.headers["access-control-allow-origin"] == APP_ORIGIN
 
@@ -489,3 +491,21 @@ async def test_a_call_has_its_callers_id_where_that_may_stand_in_a_log_else_one_
     else:
         assert all(re.fullmatch("[0-9a-f]{32}", each) for each in ids)
         assert ids[0] != ids[1]
+
+
+async def test_ids_of_the_shims_own_have_one_length_and_do_not_repeat() -> None:
+    journey, sent = Journey(), Sent(headers=NO_KEY)
+    ids = {(await sent.through(journey, SETTINGS)).headers["x-request-id"] for _ in range(100)}
+    assert {len(each) for each in ids} == {32}
+    assert len(ids) == 100
+
+
+async def test_a_body_goes_upstream_naming_the_deployment_and_the_record_keeps_the_model() -> None:
+    journey = Journey()
+    settings = replace(SETTINGS, apim_api="v1", model_deployments={"gpt-4o": "prod"})
+    response = await Sent(body=b'{"model": "gpt-4o", "n":1}').through(journey, settings)
+    [asked] = journey.asked
+    pieces = [piece async for piece in asked.stream]  # type: ignore[union-attr]
+    assert b"".join(pieces) == b'{"model": "prod", "n":1}'
+    await response({"type": "http"}, journey.receive(b""), _sent_nowhere)
+    assert [record.model for record in journey.over] == ["gpt-4o"]

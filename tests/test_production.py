@@ -84,8 +84,10 @@ import asyncio, gc, json
 from shim.worker.server import WebApp, WebServer
 
 def beside(serving):
+    # By name, every how many seconds it does its work.
     tasks = [task.get_coro() for task in asyncio.all_tasks() - {serving}]
-    return sorted(task.__qualname__ for task in tasks if "/shim/worker/" in task.cr_code.co_filename)
+    ours = [task for task in tasks if "/shim/worker/" in task.cr_code.co_filename]
+    return {task.__qualname__: task.cr_frame.f_locals["interval"] for task in ours}
 
 async def main():
     serving = asyncio.create_task(WebServer("127.0.0.1", 0, WebApp()).serve())
@@ -112,8 +114,8 @@ async def test_the_collector_looks_rarely_and_not_at_the_app_itself() -> None:
 async def test_while_the_server_runs_lone_legs_are_swept_and_memory_is_trimmed_and_not_beyond() -> None:
     """Without the first an invocation may hang for ever; what outlived the server would keep the worker from ending."""
     _, during, after = await printed(SERVED)
-    assert during == ["Invocations.sweep_forever", "trim_forever"]
-    assert after == []
+    assert during == {"Invocations.sweep_forever": 5, "trim_forever": 60}
+    assert after == {}
 
 
 WARMED = """
