@@ -15,11 +15,12 @@ from starlette.types import Message
 
 from devhost.host import Host
 from devhost.standin import Standin
-from shim.errors import InternalError, ShimError, TooBusy
+from shim.errors import IncompleteBody, InternalError, ShimError, TooBusy
 from shim.worker.invocations import LEG_TIMEOUT_SECONDS, Invocations
 from shim.worker.protocol import CoalescedStart
 from shim.worker.server import WebApp
 from tests.conftest import KEY
+from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 from tests.support.wire import Answer, connect, exchange, function, invoke, request
 
 
@@ -226,6 +227,59 @@ class TestSweep:
         for _ in range(3):
             invocations.sweep()
         assert list(coordinator._context_references) == ["met"]
+
+    async def test_a_refused_request_is_over_as_soon_as_its_invocation_is(
+        self, coordinator: HttpCoordinator, invocations: Invocations
+    ) -> None:
+        refusing = asyncio.create_task(invocations.refuse("broken"))
+        with pytest.raises(ValueError, match="No http request found"):
+            await coordinator.get_http_request_async("broken")
+        # The runtime reports that to the coordinator, as the response.
+        coordinator.set_http_response("broken", ValueError())
+        await asyncio.wait_for(refusing, 1)
+        assert coordinator._context_references == {}
+        with pytest.raises(IncompleteBody):
+            invocations.begin("broken", {})
+
+    def test_a_refused_request_waits_no_longer_than_any_leg_for_an_invocation_that_never_comes(
+        self, coordinator: HttpCoordinator, invocations: Invocations
+    ) -> None:
+        async def scenario(loop: VirtualLoop) -> None:
+            refusing = asyncio.create_task(invocations.refuse("lone"))
+            await loop.pass_until(0)
+            await loop.pass_until(4.9)
+            assert not refusing.done()
+            await loop.pass_until(5.1)
+            assert refusing.done()
+            assert coordinator._context_references == {}
+
+        run_in_virtual_time(scenario)
+
+    async def test_a_broken_repetition_takes_nothing_from_the_request_that_is_at_work(
+        self, coordinator: HttpCoordinator, invocations: Invocations
+    ) -> None:
+        first = object()
+        invocations.begin("at work", {})
+        coordinator.set_http_request("at work", first)
+        await asyncio.wait_for(invocations.refuse("at work"), 1)
+        assert await coordinator.get_http_request_async("at work") is first
+
+    async def test_a_broken_repetition_of_what_is_over_waits_for_no_invocation(
+        self, coordinator: HttpCoordinator, invocations: Invocations
+    ) -> None:
+        invocations.begin("over", {})
+        invocations.release("over")
+        await asyncio.wait_for(invocations.refuse("over"), 1)
+        assert coordinator._context_references == {}
+
+    async def test_what_is_over_is_forgotten_by_the_coordinator_too(
+        self, coordinator: HttpCoordinator, invocations: Invocations
+    ) -> None:
+        """It keeps every request for ever by itself: two kilobytes each."""
+        invocations.begin("served", {})
+        coordinator.set_http_request("served", object())
+        invocations.release("served")
+        assert coordinator._context_references == {}
 
     async def test_a_runtime_without_a_coordinator_is_left_alone(self) -> None:
         invocations = Invocations(object())
