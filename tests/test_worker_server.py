@@ -215,6 +215,7 @@ class TestSweep:
         finally:
             sweeping.cancel()
         assert caplog.messages[0].startswith("the sweep of invocations failed: AttributeError")
+        assert (caplog.records[0].name, caplog.records[0].levelname) == ("shim", "ERROR")
 
     def test_a_leg_is_given_longer_than_the_hosts_retries_take_and_less_than_a_caller_waits(self) -> None:
         assert 2.5 < LEG_TIMEOUT_SECONDS <= 10
@@ -228,14 +229,15 @@ class TestSweep:
             invocations.sweep()
         assert list(coordinator._context_references) == ["met"]
 
+    @pytest.mark.parametrize("reported", [ValueError(), None], ids=["a failure", "nothing"])
     async def test_a_refused_request_is_over_as_soon_as_its_invocation_is(
-        self, coordinator: HttpCoordinator, invocations: Invocations
+        self, coordinator: HttpCoordinator, invocations: Invocations, reported: ValueError | None
     ) -> None:
         refusing = asyncio.create_task(invocations.refuse("broken"))
         with pytest.raises(ValueError, match="No http request found"):
             await coordinator.get_http_request_async("broken")
         # The runtime reports that to the coordinator, as the response.
-        coordinator.set_http_response("broken", ValueError())
+        coordinator.set_http_response("broken", reported)
         await asyncio.wait_for(refusing, 1)
         assert coordinator._context_references == {}
         with pytest.raises(IncompleteBody):
@@ -251,6 +253,7 @@ class TestSweep:
             assert not refusing.done()
             await loop.pass_until(5.1)
             assert refusing.done()
+            assert refusing.exception() is None
             assert coordinator._context_references == {}
 
         run_in_virtual_time(scenario)
