@@ -326,6 +326,11 @@ FAULTS = {
         {"MODEL_DEPLOYMENTS": "a=,b=,=c"},
         "MODEL_DEPLOYMENTS must be a list",
     ),
+    "a model's API without a divider": ({"MODEL_APIS": "gpt-5"}, "MODEL_APIS must be a list like model=v1,…"),
+    "a model's API of another kind": (
+        {"MODEL_APIS": "gpt-5=v2"},
+        "MODEL_APIS must give each model one of legacy, v1",
+    ),
     "a pair without a divider": ({"MODEL_DEPLOYMENTS": "a=b,c"}, "MODEL_DEPLOYMENTS must be a list"),
     "a version with a parameter behind it": (
         {"APIM_API_VERSION": "2024-10-21&x=1"},
@@ -404,6 +409,43 @@ def test_a_fault_is_explained(faulty: dict[str, str], words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("environ", "next_step"),
+    [
+        ({"KEY_VAULT_URL": LEAST["KEY_VAULT_URL"]}, "set it to the base URL of the APIM API, like https://"),
+        ({"APIM_BASE_URL": LEAST["APIM_BASE_URL"]}, "set it to https://<vault>.vault.azure.net"),
+        (
+            {**LEAST, "CORS_ALLOWED_ORIGINS": "https://app.example"},
+            "CORS_ALLOWED_ORIGINS is the platform's own variable and must be a JSON array: remove it",
+        ),
+    ],
+    ids=["no base", "no vault", "the platform's list as people write one"],
+)
+def test_a_fault_says_what_to_do_next(environ: dict[str, str], next_step: str) -> None:
+    (problem,) = problems(environ)
+    assert next_step in problem
+
+
+@pytest.mark.parametrize(
+    ("odd", "next_step"),
+    [
+        ({"MAX_BODY_BYTES": "104857600"}, "(FUNCTIONS_REQUEST_BODY_SIZE_LIMIT, 104857600 bytes by default)"),
+        (
+            {"CORS_ORIGINS": "https://a.example", "CORS_ALLOWED_ORIGINS": "[]"},
+            "make the portal's CORS page and CORS_ORIGINS say the same, or remove CORS_ORIGINS",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"},
+            "Set always_on to trace every call, or parentbased_always_on to keep it so",
+        ),
+    ],
+    ids=["a body limit that is hidden", "two lists of origins", "spans that the host decides on"],
+)
+def test_a_warning_says_what_to_do_next(odd: dict[str, str], next_step: str) -> None:
+    (warning,) = settings(**odd).warnings
+    assert next_step in warning
+
+
+@pytest.mark.parametrize(
     ("asked", "exporters"),
     [("", ()), ("none", ()), ("OTLP", ("otlp",)), (" otlp , none ", None), ("otlp,otlp", ("otlp",))],
 )
@@ -428,6 +470,7 @@ def test_local_keys_are_refused_in_azure(sign: str) -> None:
     assert Settings.from_environment(local).local_subscription_keys
     [problem] = [problem for problem in problems({**local, sign: "1"}) if "LOCAL" in problem]
     assert "refused in Azure" in problem
+    assert "put the keys into Key Vault and set KEY_VAULT_URL" in problem
     assert KEY not in problem
 
 
