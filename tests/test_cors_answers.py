@@ -48,7 +48,7 @@ async def hosts(host: Host, start_host: StartHost) -> Hosts:
             MAX_BODY_BYTES="1000",
             UPSTREAM_FIRST_BYTE_TIMEOUT="0.2",
         ),
-        start_host(platform=CORE_TOOLS, CORS_ORIGINS=APP, APIM_API="none such"),
+        start_host(platform=CORE_TOOLS, CORS_ORIGINS=APP, CORS_CREDENTIALS="true", APIM_API="none such"),
         start_host(CORS_ALLOWED_ORIGINS=listed, CORS_SUPPORT_CREDENTIALS="True"),
     )
     return {"host": host, "impatient": impatient, "misconfigured": misconfigured, "on_flex": on_flex}
@@ -273,3 +273,17 @@ async def test_browsers_do_not_remember_what_faulty_settings_allow(
     for name, seconds in (("misconfigured", "0"), ("host", "600")):
         async with http.options(f"{hosts[name].url}/v1/chat/completions", headers=preflight) as answer:
             assert (answer.status, answer.headers["Access-Control-Max-Age"]) == (204, seconds)
+
+
+async def test_a_page_with_credentials_sees_why_faulty_settings_refuse_it(
+    hosts: Hosts, http: aiohttp.ClientSession
+) -> None:
+    """Without this header a browser shows such a page a CORS error, and none of the answer."""
+    url = f"{hosts['misconfigured'].url}/v1/chat/completions"
+    async with http.options(url, headers={**PREFLIGHT, "origin": APP}) as preflight:
+        assert preflight.headers.getall("access-control-allow-credentials") == ["true"]
+    async with http.post(url, headers={"origin": APP}) as answer:
+        assert answer.headers.getall("access-control-allow-credentials") == ["true"]
+        error = (await answer.json())["error"]
+    assert (answer.status, error["code"]) == (503, "shim_misconfigured")
+    assert "/readyz" in error["message"]

@@ -6,11 +6,15 @@ Anybody may ask: they must neither learn names from the response nor overload th
 import asyncio
 import json
 import logging
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
+from devhost.azure.faults import failing
+from devhost.azure.services import running_azure
 from devhost.host import Host
 from devhost.standin import Standin
 from shim.errors import KeyStoreUnavailable
@@ -82,7 +86,13 @@ async def test_a_working_shim_is_ready_with_each_check_by_name_and_latency(
 
 @pytest.mark.parametrize(
     ("details", "shows"),
-    [("false", "the log says why"), ("true", "could not be reached, and nothing was sent")],
+    [
+        (
+            "false",
+            "the APIM API could not be reached; the log says why, and so does this page with READYZ_DETAILS=true",
+        ),
+        ("true", "could not be reached, and nothing was sent"),
+    ],
 )
 async def test_an_upstream_that_is_down_makes_the_shim_not_ready(
     http: aiohttp.ClientSession, start_host: StartHost, details: str, shows: str
@@ -100,14 +110,28 @@ async def test_an_upstream_that_is_down_makes_the_shim_not_ready(
 async def test_faulty_settings_are_named_to_anonymous_callers_and_never_quoted(
     http: aiohttp.ClientSession, start_host: StartHost, details: str
 ) -> None:
-    faulty = {"CORS_ORIGINS": "https://secret.contoso.com/path", "KEY_CACHE_TTL": "soon"}
+    faulty = {"CORS_ORIGINS": "https://secret.contoso.com/path,https:///", "KEY_CACHE_TTL": "soon"}
     status, content = await fetch(http, f"{(await start_host(**faulty, READYZ_DETAILS=details)).url}/readyz")
     reason = content["checks"][0]["reason"]
     assert (status, len(content["checks"])) == (503, 1)
-    assert "missing or wrong: CORS_ORIGINS, KEY_CACHE_TTL;" in reason
-    assert "contoso" not in reason
-    _, detailed = await fetch(http, f"{(await start_host(**faulty, READYZ_DETAILS='true')).url}/readyz")
-    assert "secret.contoso.com/path' is not an origin" in detailed["checks"][0]["reason"]
+    assert reason == (
+        "missing or wrong: CORS_ORIGINS, KEY_CACHE_TTL;"
+        " the log says why, and so does this page with READYZ_DETAILS=true"
+    )
+
+
+async def test_faulty_settings_are_told_in_full_to_the_operator_and_where_that_is_asked_for(
+    http: aiohttp.ClientSession, start_host: StartHost
+) -> None:
+    faulty = {"CORS_ORIGINS": "https://secret.contoso.com/path", "KEY_CACHE_TTL": "soon"}
+    # As a person types it, and in Bicep's letters.
+    host = await start_host(**faulty, READYZ_DETAILS=" True ")
+    reason = (await fetch(http, f"{host.url}/readyz"))[1]["checks"][0]["reason"]
+    for problem in ("KEY_CACHE_TTL must be a number", "secret.contoso.com/path' is not an origin"):
+        assert problem in reason
+        record = await host.logs.first(lambda record, told=problem: told in record.message)  # type: ignore[misc]
+        assert "setting: " in record.message
+        assert record.level == logging.ERROR
 
 
 async def test_what_operators_are_warned_of_is_named_to_anonymous_callers_and_never_quoted(
@@ -118,8 +142,39 @@ async def test_what_operators_are_warned_of_is_named_to_anonymous_callers_and_ne
     assert (status, content["status"]) == (200, "ready")
     (warning,) = content["warnings"]
     assert warning.startswith("CORS_ALLOWED_ORIGINS: the log says why")
-    _, detailed = await fetch(http, f"{(await start_host(**odd, READYZ_DETAILS='true')).url}/readyz")
+    host = await start_host(**odd, READYZ_DETAILS="true")
+    _, detailed = await fetch(http, f"{host.url}/readyz")
     assert "secret.contoso.com/path' is not an origin" in detailed["warnings"][0]
+    record = await host.logs.first(
+        lambda record: "setting: CORS_ALLOWED_ORIGINS: 'https://secret." in record.message
+    )
+    assert record.level == logging.WARNING
+    assert record in host.logs.arrived
+
+
+async def test_where_there_is_nothing_to_warn_of_no_warnings_are_stated(
+    http: aiohttp.ClientSession, host: Host
+) -> None:
+    _, content = await fetch(http, f"{host.url}/readyz")
+    assert set(content) == {"status", "checks"}
+
+
+async def test_a_vault_that_fails_makes_the_shim_not_ready_and_is_named_to_the_operator_alone(
+    http: aiohttp.ClientSession, start_host: StartHost, tmp_path: Path
+) -> None:
+    async with running_azure(tmp_path) as azure:
+        azure.vault.fault = failing(403)
+        host = await start_host(**azure.environ, WEBSITE_SITE_NAME="shim")
+        status, content = await fetch(http, f"{host.url}/readyz")
+        record = await host.logs.first(lambda record: "not ready: key store: " in record.message)
+    assert status == 503
+    assert {check["name"]: check.get("reason") for check in content["checks"]} == {
+        "settings": None,
+        "key store": "the key store could not be read;"
+        " the log says why, and so does this page with READYZ_DETAILS=true",
+        "upstream": None,
+    }
+    assert azure.environ["KEY_VAULT_URL"] in record.message
 
 
 async def test_readyz_asks_again_only_after_some_seconds() -> None:
@@ -140,11 +195,41 @@ async def test_readyz_reaches_upstream_once_for_many_callers(
     http: aiohttp.ClientSession, start_host: StartHost
 ) -> None:
     standin = await Standin.start()
-    host = await start_host(APIM_BASE_URL=standin.base_url)
-    await asyncio.gather(*(fetch(http, f"{host.url}/readyz") for _ in range(30)))
-    asked = len(standin.received)
+    base = standin.base_url
+    # It is the base that is asked for: where v1 calls go may be anywhere.
+    host = await start_host(APIM_BASE_URL=base, APIM_V1_BASE_URL=DEAD)
+    answers = await asyncio.gather(*(fetch(http, f"{host.url}/readyz") for _ in range(30)))
+    [asked] = standin.received.values()
     await standin.stop()
-    assert asked == 1
+    assert {status for status, _ in answers} == {200}
+    assert (asked.method, asked.target) == ("GET", urlsplit(base).path)
+    assert asked.header("api-key") is None
+
+
+async def test_a_check_that_took_long_is_remembered_from_its_end() -> None:
+    """From its beginning, a slow part would be asked again by each who comes after: the most when it is overloaded."""
+    clock, part = Clock(), Part()
+    part.gate.clear()
+    readiness = Readiness([Check("part", part.check, "plain")], clock=clock)
+    asking = asyncio.create_task(report(readiness))
+    await part.begun.wait()
+    clock.at += 4.5
+    part.gate.set()
+    _, content = await asking
+    assert content["checks"] == [{"name": "part", "ok": True, "milliseconds": 4500}]
+    clock.at += 4.9
+    await report(readiness)
+    assert part.asked == 1
+
+
+async def test_what_is_stated_beside_the_checks_is_asked_for_each_time() -> None:
+    days = iter([2, 1])
+    readiness = Readiness([], warnings=["odd"], also=lambda: {"days_left": next(days)})
+    for left in (2, 1):
+        assert await report(readiness) == (
+            200,
+            {"status": "ready", "checks": [], "warnings": ["odd"], "days_left": left},
+        )
 
 
 async def test_checks_run_side_by_side_and_those_who_wait_share_them() -> None:

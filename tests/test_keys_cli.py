@@ -4,6 +4,8 @@ Operators act on what it prints and scripts on its exit codes, while each comman
 """
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -350,3 +352,39 @@ def test_completion_knows_the_commands() -> None:
     )
     offered = set(done.stdout.split())
     assert {"add", "list", "show", "rotate", "revoke", "check", "import-apim"} <= offered
+
+
+def program(*command: str) -> subprocess.CompletedProcess[str]:
+    environ = {"PATH": os.environ["PATH"], "NO_COLOR": "1", "COLUMNS": "120"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_program_says_its_name_and_its_commands_where_none_is_given() -> None:
+    shown = program("-m", "shim").stdout
+    assert "Usage: shim [OPTIONS] COMMAND [ARGS]..." in shown
+    assert "Operates the shim." in shown
+    for command in ("doctor", "retire", "usage", "keys"):
+        assert re.search(rf"^\W*{command} ", shown, re.MULTILINE)
+
+
+FAILING = """
+from shim.__main__ import app
+
+@app.command()
+def fail():
+    key = "-".join(["held", "in", "a", "variable"])
+    raise LookupError("a defect")
+
+app(["fail"], prog_name="shim")
+"""
+
+
+def test_a_defect_of_a_command_shows_where_it_is_and_no_variable() -> None:
+    """Variables hold keys, and what a command prints is pasted into tickets."""
+    done = program("-c", FAILING)
+    assert done.returncode == 1
+    assert "LookupError: a defect" in done.stderr
+    assert "╭" not in done.stderr  # the frames that typer would draw, variables and all
+    assert "held-in-a-variable" not in done.stdout + done.stderr

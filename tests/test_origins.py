@@ -109,6 +109,7 @@ CASES = [
     ("a default port in the pattern, another in the header", "http://contoso.dev:80", "http://contoso.dev:8080", NO),
     ("https at http's default port", "https://contoso.dev:80", "https://contoso.dev:80", YES),
     ("leading zeros in the pattern's port", "http://contoso.dev:08080", "http://contoso.dev:8080", YES),
+    ("an underscore in the pattern", "https://a_b.contoso.dev", "https://a_b.contoso.dev", YES),
     ("a star for label and port", "http://*.contoso.test:*", "http://a.contoso.test:3000", YES),
     ("a star for label and port, with no label", "http://*.contoso.test:*", "http://contoso.test:3000", NO),
     ("a subdomain of localhost", "http://*.localhost:*", "http://app.localhost:3000", YES),

@@ -22,11 +22,13 @@ from tests.conftest import ROOT
 async def printed(code: str, **environ: str) -> Any:
     """What a fresh Python process prints, as JSON."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-c", code, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env={"PATH": os.environ["PATH"], "APIM_BASE_URL": "https://a.example", **environ},
     )  # fmt: skip
-    output, _ = await process.communicate()
-    assert process.returncode == 0
+    output, complaints = await process.communicate()
+    assert process.returncode == 0, complaints.decode()
+    # Not even where no event loop runs, in which the app could begin its work in the background.
+    assert b"never awaited" not in complaints
     return json.loads(output)
 
 
@@ -98,29 +100,68 @@ def test_the_workers_server_waits_longer_than_the_host_and_lets_streams_run_on()
     assert config.timeout_graceful_shutdown == 30
     assert (config.proxy_headers, config.server_header, config.date_header) == (False, False, False)
     assert (config.access_log, config.lifespan, config.limit_concurrency) == (False, "off", None)
+    # Logging is the runtime's to set up; a WebSocket is refused as any call is, in OpenAI's shape.
+    assert (config.log_config, config.ws) == (None, "none")
 
 
 SERVED = """
 import asyncio, gc, json
 from shim.worker.server import WebApp, WebServer
 
+def beside(serving):
+    # By name, every how many seconds it does its work.
+    tasks = [task.get_coro() for task in asyncio.all_tasks() - {serving}]
+    ours = [task for task in tasks if "/shim/worker/" in task.cr_code.co_filename]
+    return {task.__qualname__: task.cr_frame.f_locals["interval"] for task in ours}
+
 async def main():
     serving = asyncio.create_task(WebServer("127.0.0.1", 0, WebApp()).serve())
     while not gc.get_freeze_count() and not serving.done():
         await asyncio.sleep(0)
-    print(json.dumps([gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()]))
+    collector = [gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()]
+    during = beside(serving)
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
+    await asyncio.sleep(0)
+    print(json.dumps([collector, during, beside(serving)]))
 
 asyncio.run(asyncio.wait_for(main(), 20))
 """
 
 
 async def test_the_collector_looks_rarely_and_not_at_the_app_itself() -> None:
-    enabled, thresholds, frozen = await printed(SERVED)
+    (enabled, thresholds, frozen), _, _ = await printed(SERVED)
     assert enabled
     assert thresholds == [10_000, 20, 20]  # bench/NOTES.md
     assert frozen > 10_000
+
+
+async def test_while_the_server_runs_lone_legs_are_swept_and_memory_is_trimmed_and_not_beyond() -> None:
+    """Without the first an invocation may hang for ever; what outlived the server would keep the worker from ending."""
+    _, during, after = await printed(SERVED)
+    assert during == {"Invocations.sweep_forever": 5, "trim_forever": 60}
+    assert after == {}
+
+
+WARMED = """
+import asyncio, json, os, sys
+from shim.service import Service
+
+async def main():
+    before = "azure.keyvault.secrets.aio" in sys.modules
+    service = Service(os.environ)
+    while "azure.keyvault.secrets.aio" not in sys.modules:
+        await asyncio.sleep(0.01)
+    print(json.dumps(before))
+    sys.stdout.flush()
+    os._exit(0)  # a process that is killed, as the worker is
+
+asyncio.run(asyncio.wait_for(main(), 20))
+"""
+
+
+async def test_the_vaults_sdk_is_loaded_before_the_first_call_has_to_wait_for_it() -> None:
+    assert await printed(WARMED, KEY_VAULT_URL="https://v.vault.azure.net") is False
 
 
 FREED = """

@@ -82,6 +82,11 @@ def test_a_brownout_is_a_length_in_a_period(text: str, brownout: Brownout) -> No
     assert read(SHIM_SUNSET="2027-03-31", SHIM_BROWNOUT=text).brownout == brownout
 
 
+def test_a_deprecation_may_come_long_before_a_sunset_is_known() -> None:
+    assert read(SHIM_DEPRECATED="2027-03-31") == Retirement(deprecated=MIDNIGHT)
+    assert read(SHIM_SUNSET="2027-03-31") == Retirement(sunset=MIDNIGHT)
+
+
 def test_the_sunset_may_be_the_moment_of_the_deprecation() -> None:
     both = read(SHIM_DEPRECATED="2027-03-31", SHIM_SUNSET="2027-03-31")
     assert both.deprecated == both.sunset == MIDNIGHT

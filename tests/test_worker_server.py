@@ -9,13 +9,18 @@ from typing import Any, cast
 
 import pytest
 from azure_functions_runtime.http_v2 import HttpCoordinator
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message
 
 from devhost.host import Host
 from devhost.standin import Standin
-from shim.errors import ShimError
+from shim.errors import IncompleteBody, InternalError, ShimError, TooBusy
 from shim.worker.invocations import LEG_TIMEOUT_SECONDS, Invocations
 from shim.worker.protocol import CoalescedStart
+from shim.worker.server import WebApp
 from tests.conftest import KEY
+from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 from tests.support.wire import Answer, connect, exchange, function, invoke, request
 
 
@@ -57,6 +62,7 @@ async def test_what_is_not_http_is_refused_and_ends_its_invocation(host: Host, r
     assert answer.status == 400
     assert error_of(answer)["code"] == "invalid_request"
     assert answer.named("x-shim-error-source") == ["shim"]
+    assert answer.named("connection") == ["close"]
     assert failure is not None
     assert "No http request found" in failure
 
@@ -151,7 +157,7 @@ class TestSweep:
         return Invocations(coordinator)
 
     async def test_an_invocation_whose_request_never_comes_is_ended(
-        self, coordinator: HttpCoordinator, invocations: Invocations
+        self, coordinator: HttpCoordinator, invocations: Invocations, caplog: pytest.LogCaptureFixture
     ) -> None:
         waiting = asyncio.create_task(coordinator.get_http_request_async("lone"))
         await asyncio.sleep(0)
@@ -161,6 +167,9 @@ class TestSweep:
         invocations.sweep()
         with pytest.raises(ValueError, match="No http request found"):
             await waiting
+        assert [(record.name, record.levelname, record.message) for record in caplog.records] == [
+            ("shim", "ERROR", "invocation lone was half arrived for too long; ended")
+        ]
         # The runtime reports the failure to the coordinator, where nobody fetches it.
         coordinator.set_http_response("lone", ValueError())
         invocations.sweep()
@@ -175,7 +184,9 @@ class TestSweep:
         await asyncio.sleep(0)
         invocations.sweep()
         invocations.sweep()
-        assert "announced no invocation" in str(await waiting)
+        ended = await waiting
+        assert isinstance(ended, InternalError)
+        assert "announced no invocation for this request. Try again." in ended.message
 
     async def test_a_leg_waits_for_the_other_from_one_sweep_to_the_next(
         self, coordinator: HttpCoordinator, invocations: Invocations
@@ -204,6 +215,7 @@ class TestSweep:
         finally:
             sweeping.cancel()
         assert caplog.messages[0].startswith("the sweep of invocations failed: AttributeError")
+        assert (caplog.records[0].name, caplog.records[0].levelname) == ("shim", "ERROR")
 
     def test_a_leg_is_given_longer_than_the_hosts_retries_take_and_less_than_a_caller_waits(self) -> None:
         assert 2.5 < LEG_TIMEOUT_SECONDS <= 10
@@ -217,6 +229,61 @@ class TestSweep:
             invocations.sweep()
         assert list(coordinator._context_references) == ["met"]
 
+    @pytest.mark.parametrize("reported", [ValueError(), None], ids=["a failure", "nothing"])
+    async def test_a_refused_request_is_over_as_soon_as_its_invocation_is(
+        self, coordinator: HttpCoordinator, invocations: Invocations, reported: ValueError | None
+    ) -> None:
+        refusing = asyncio.create_task(invocations.refuse("broken"))
+        with pytest.raises(ValueError, match="No http request found"):
+            await coordinator.get_http_request_async("broken")
+        # The runtime reports that to the coordinator, as the response.
+        coordinator.set_http_response("broken", reported)
+        await asyncio.wait_for(refusing, 1)
+        assert coordinator._context_references == {}
+        with pytest.raises(IncompleteBody):
+            invocations.begin("broken", {})
+
+    def test_a_refused_request_waits_no_longer_than_any_leg_for_an_invocation_that_never_comes(
+        self, coordinator: HttpCoordinator, invocations: Invocations
+    ) -> None:
+        async def scenario(loop: VirtualLoop) -> None:
+            refusing = asyncio.create_task(invocations.refuse("lone"))
+            await loop.pass_until(0)
+            await loop.pass_until(4.9)
+            assert not refusing.done()
+            await loop.pass_until(5.1)
+            assert refusing.done()
+            assert refusing.exception() is None
+            assert coordinator._context_references == {}
+
+        run_in_virtual_time(scenario)
+
+    async def test_a_broken_repetition_takes_nothing_from_the_request_that_is_at_work(
+        self, coordinator: HttpCoordinator, invocations: Invocations
+    ) -> None:
+        first = object()
+        invocations.begin("at work", {})
+        coordinator.set_http_request("at work", first)
+        await asyncio.wait_for(invocations.refuse("at work"), 1)
+        assert await coordinator.get_http_request_async("at work") is first
+
+    async def test_a_broken_repetition_of_what_is_over_waits_for_no_invocation(
+        self, coordinator: HttpCoordinator, invocations: Invocations
+    ) -> None:
+        invocations.begin("over", {})
+        invocations.release("over")
+        await asyncio.wait_for(invocations.refuse("over"), 1)
+        assert coordinator._context_references == {}
+
+    async def test_what_is_over_is_forgotten_by_the_coordinator_too(
+        self, coordinator: HttpCoordinator, invocations: Invocations
+    ) -> None:
+        """It keeps every request for ever by itself: two kilobytes each."""
+        invocations.begin("served", {})
+        coordinator.set_http_request("served", object())
+        invocations.release("served")
+        assert coordinator._context_references == {}
+
     async def test_a_runtime_without_a_coordinator_is_left_alone(self) -> None:
         invocations = Invocations(object())
         invocations.sweep()
@@ -228,9 +295,66 @@ def test_ids_that_are_over_are_remembered_for_a_while_and_not_for_ever() -> None
     for number in range(2_000):
         invocations.begin(str(number), {})
         invocations.release(str(number))
-    with pytest.raises(ShimError):
-        invocations.begin("1999", {})
+    for remembered in ("1999", "1000"):
+        with pytest.raises(ShimError):
+            invocations.begin(remembered, {})
     invocations.begin("0", {})
+
+
+async def ask(app: WebApp, *headers: tuple[bytes, bytes]) -> tuple[int, dict[str, Any]]:
+    """Status and body of the answer to a request at the app itself."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return await asyncio.Future()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": list(headers), "state": {}}
+    await app(scope, receive, send)
+    return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
+
+
+def announced(invocation_id: str) -> tuple[bytes, bytes]:
+    return (b"x-ms-invocation-id", invocation_id.encode())
+
+
+async def test_an_app_whose_runtime_has_no_handler_yet_refuses_and_forgets_the_call() -> None:
+    app = WebApp()
+    for _ in range(2):
+        status, content = await ask(app, announced("early"))
+        assert (status, content["error"]["code"]) == (400, "invalid_request")
+        assert "Call the host instead" in content["error"]["message"]
+
+
+async def test_a_refusal_that_the_coordinator_hands_over_is_the_answer() -> None:
+    app = WebApp()
+
+    async def refusing(_: Request) -> Response:
+        raise TooBusy("Try again later.", retry_after=1)
+
+    app.route(refusing)
+    assert (await ask(app, announced("1")))[1]["error"]["code"] == "too_busy"
+
+
+async def test_a_defect_of_the_runtime_is_a_500_that_quotes_nothing_and_names_the_invocation(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = WebApp()
+
+    async def failing(_: Request) -> Response:
+        raise LookupError(f"of {KEY}")
+
+    app.route(failing)
+    status, content = await ask(app, announced("odd-one"))
+    assert (status, content["error"]["code"]) == (500, "internal_error")
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("shim", "ERROR")
+    assert record.message.startswith("the runtime could not run invocation odd-one: LookupError in ")
+    assert KEY not in caplog.text + str(content)
+    # It is over: a repetition is not run again, nor left waiting.
+    assert (await ask(app, announced("odd-one")))[1]["error"]["code"] == "incomplete_body"
 
 
 def assert_response_lost(answer: Answer) -> None:
