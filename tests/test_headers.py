@@ -22,10 +22,12 @@ HOP_BY_HOP = """
 """
 # Of the platform, which speaks to the app; with the identity that App Service's authentication adds.
 PLATFORM = """
-    client-ip disguised-host max-forwards was-default-hostname x-arr-log-id x-arr-ssl x-azure-fdid x-client-ip
-    x-client-port x-ms-client-principal x-ms-client-principal-id x-ms-client-principal-name x-ms-coldstart
-    x-ms-invocation-id x-ms-site-restricted-token x-ms-token-aad-access-token x-ms-token-aad-id-token
-    x-site-deployment-id x-waws-unencoded-url
+    client-ip disguised-host fos-instance-id is-service-tunneled max-forwards was-default-hostname x-appservice-proto
+    x-arr-log-id x-arr-ssl x-azure-fdid x-client-ip x-client-port x-fd-healthprobe x-ms-arm-request-tracking-id
+    x-ms-client-authorization-source x-ms-client-principal x-ms-client-principal-id x-ms-client-principal-name
+    x-ms-coldstart x-ms-invocation-id x-ms-platform-internal x-ms-site-restricted-token x-ms-site-token
+    x-ms-token-aad-access-token x-ms-token-aad-id-token x-ms-via-extensions-route x-site-deployment-id
+    x-waws-unencoded-url
 """
 # With these a caller could tell upstream that it is somebody else, or asks for something else.
 CLAIMS = """
