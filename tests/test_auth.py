@@ -33,7 +33,11 @@ ACCEPTED = {
     "several spaces after the scheme": ([("authorization", f"Bearer   {KEY}")], "bearer", None),
     "api-key": ([("api-key", KEY)], "api-key", None),
     "the same key twice": ([("api-key", KEY), ("authorization", f"Bearer {KEY}")], "api-key", None),
-    "the same key twice, in lower case": ([("api-key", KEY), ("authorization", f"bearer  {KEY}")], "api-key", None),
+    "the same key twice, in lower case": (
+        [("api-key", KEY), ("authorization", f"bearer  {KEY}")],
+        "api-key",
+        None,
+    ),
     "a key and Authorization without a scheme": ([("api-key", KEY), ("authorization", KEY)], "api-key", KEY),
     "a key and a user's token": (
         [("api-key", KEY), ("authorization", f"Bearer {TOKEN}")],

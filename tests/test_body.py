@@ -177,6 +177,24 @@ async def test_json_that_names_no_model_for_certain_is_refused(content: bytes, w
         await opened([content], JSON)
 
 
+@pytest.mark.parametrize(("size", "is_too_long"), [(131_072, False), (131_073, True)])
+@pytest.mark.parametrize("chunk_bytes", [1000, PIECE_BYTES])
+async def test_the_top_level_of_json_has_128_kib_at_most(
+    size: int, is_too_long: bool, chunk_bytes: int
+) -> None:
+    # What is nested does not count.
+    content = b'{"model":"a","b":[],%b"c":1}' % (b" " * (size - len(b'{"model":"a","b":[],"c":1}')))
+    content = content.replace(b"[]", b'["x", {"y": 1}]')
+    chunks = [content[at : at + chunk_bytes] for at in range(0, len(content), chunk_bytes)]
+    if is_too_long:
+        with pytest.raises(InvalidRequest, match="more than 131072 bytes at the top level of its JSON"):
+            await opened(chunks, JSON)
+    else:
+        body = await opened(chunks, JSON)
+        assert body.model == "a"
+        assert await sent(body) == content
+
+
 def worst_bodies(size: int) -> dict[str, tuple[Headers, bytes]]:
     """Bodies of about `size` bytes that cost the most to read."""
     return {
@@ -314,7 +332,9 @@ async def test_a_body_that_comes_all_at_once_is_held_to_the_limit_too(headers: H
 
 @pytest.mark.parametrize("headers", [JSON, FORM], ids=["JSON", "form"])
 @pytest.mark.parametrize("use", ["required", "optional"])
-async def test_a_compressed_body_is_refused_where_it_would_have_to_be_read(use: str, headers: Headers) -> None:
+async def test_a_compressed_body_is_refused_where_it_would_have_to_be_read(
+    use: str, headers: Headers
+) -> None:
     compressed = [*headers, (b"content-encoding", b"gzip")]
     with pytest.raises(InvalidRequest, match="Send the body without Content-Encoding"):
         await opened([b"\x1f\x8b"], compressed, use)
@@ -431,6 +451,18 @@ def test_a_spool_gives_back_any_stretch_of_what_was_written() -> None:
     spool.close()
     spool.close()
     assert space.free == before + len(content)
+
+
+def test_the_space_for_bodies_may_be_taken_to_its_last_byte_and_fits_the_largest_body() -> None:
+    space = SpoolSpace(10, total=8)
+    space.take(9)
+    space.take(1)
+    assert space.free == 0
+    with pytest.raises(TooBusy, match="Try again shortly"):
+        space.take(1)
+    space.give_back(3)
+    space.take(3)
+    assert SpoolSpace(8, total=10).free == 10
 
 
 @contextlib.contextmanager

@@ -297,8 +297,9 @@ for function in function_app.app.get_functions():
 
 
 def test_a_websocket_is_known_by_the_header_that_the_host_leaves() -> None:
-    with pytest.raises(RealtimeNotSupported):
+    with pytest.raises(RealtimeNotSupported, match="Connect the realtime client to the APIM API") as raised:
         parse("GET", b"/v1/anything", b"", [(b"sec-websocket-key", b"x")])
+    assert '"stream": true' in raised.value.message
     # What prepares a session is plain HTTP.
     assert parse("POST", b"/v1/realtime/client_secrets", b"", []).path == "/realtime/client_secrets"
 
