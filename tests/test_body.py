@@ -300,6 +300,32 @@ async def test_a_refused_body_gives_back_the_space_that_it_took(
 
 
 @pytest.mark.parametrize("headers", [JSON, FORM], ids=["JSON", "form"])
+@pytest.mark.parametrize("leaves", [True, False], ids=["by a caller who leaves", "by a cancelled call"])
+async def test_a_body_that_is_not_read_to_its_end_gives_back_the_space_that_it_took(
+    leaves: bool, headers: Headers
+) -> None:
+    space, waited = SpoolSpace(1000, total=1000), asyncio.Event()
+    pieces = [b"{", b'"a"'] if headers is JSON else [b"--b", b"\r\n"]
+
+    async def receive() -> Message:
+        if pieces:
+            return {"type": "http.request", "body": pieces.pop(0), "more_body": True}
+        waited.set()
+        return {"type": "http.disconnect"} if leaves else await asyncio.Future()
+
+    opening = asyncio.create_task(
+        open_body(headers, Caller(receive), model="optional", max_bytes=1000, space=space)
+    )
+    await waited.wait()
+    if not leaves:
+        assert space.free == 1000 - len(b'{"a"' if headers is JSON else b"--b\r\n")
+        opening.cancel()
+    with pytest.raises(CallerGone if leaves else asyncio.CancelledError):
+        await opening
+    assert space.free == 1000
+
+
+@pytest.mark.parametrize("headers", [JSON, FORM], ids=["JSON", "form"])
 async def test_a_body_of_exactly_the_limit_is_read_and_one_byte_more_is_not(headers: Headers) -> None:
     content = (
         b'{"n":"%b","model":"a"}'

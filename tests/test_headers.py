@@ -39,9 +39,17 @@ NOT_UPSTREAM = sorted({*f"{CREDENTIALS} {HOP_BY_HOP} {PLATFORM} {CLAIMS} {CALLER
 
 # What clients of OpenAI send for upstream to see.
 UPSTREAM = """
-    accept accept-encoding aoai-evals content-encoding content-type idempotency-key openai-beta openai-organization
-    traceparent tracestate user-agent x-ms-client-request-id x-ms-oai-image-generation-deployment x-ms-useragent
-    x-stainless-lang x-stainless-retry-count
+    accept accept-encoding accept-language aoai-evals baggage cache-control content-encoding content-length content-type
+    idempotency-key if-none-match openai-beta openai-organization openai-project range traceparent tracestate user-agent
+    x-correlation-id x-ms-client-request-id x-ms-oai-image-generation-deployment x-ms-useragent x-stainless-lang
+    x-stainless-retry-count
+"""
+# What upstream sends for its callers to see.
+TO_CALLERS = """
+    age apim-request-id azureml-model-session cache-control content-disposition content-encoding content-length
+    content-type date etag location openai-processing-ms operation-location retry-after retry-after-ms server set-cookie
+    strict-transport-security vary www-authenticate x-content-type-options x-ms-client-request-id x-ms-region
+    x-ms-rai-invoked x-ratelimit-limit-requests x-ratelimit-remaining-tokens x-should-retry
 """
 
 
@@ -81,6 +89,16 @@ def test_connection_cannot_take_away_what_the_shim_adds() -> None:
 def test_never_comes_back(name: str) -> None:
     assert for_caller([(name.title().encode(), b"x")], status=200, request_id=b"1") == [
         (b"x-request-id", b"1")
+    ]
+
+
+@pytest.mark.parametrize("name", TO_CALLERS.split())
+def test_comes_back(name: str) -> None:
+    received = [(name.title().encode(), b"x"), (name.encode(), b"Y")]
+    assert for_caller(received, status=200, request_id=b"1") == [
+        (name.encode(), b"x"),
+        (name.encode(), b"Y"),
+        (b"x-request-id", b"1"),
     ]
 
 

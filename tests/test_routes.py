@@ -192,7 +192,8 @@ WRONG_BASES = {
         "POST", "/openai/v1/openai/deployments/a/embeddings", NotFound, 'after "/openai/v1"'),
     "AzureOpenAI at a whole call": (
         "POST", "/openai/deployments/a/embeddings/openai/deployments/a/embeddings", NotFound, 'after "/openai"'),
-    "two slashes": ("POST", "/openai/v1//chat/completions", InvalidPath, 'two slashes after "/openai/v1"'),
+    "two slashes": ("POST", "/openai/v1//chat/completions", InvalidPath,
+        'two slashes after "/openai/v1": remove one.'),
     "two slashes, Azure": ("POST", "/openai//deployments/a/embeddings", InvalidPath, 'two slashes after "/openai"'),
     "two slashes between": ("POST", "/openai//v1/embeddings", InvalidPath, 'two slashes after "/openai"'),
 }  # fmt: skip
@@ -324,6 +325,11 @@ def test_the_model_that_is_named_chooses_the_api_before_its_deployment_does(
 ) -> None:
     asked = target("POST", CHAT, "gpt-4o", **MAPPED, MODEL_APIS=f"gpt-4o={model},prod={deployment}")
     assert asked.startswith("/openai/v1/" if model == "v1" else "/openai/deployments/prod/")
+
+
+def test_the_deployment_in_the_path_chooses_the_api_and_not_the_model_beside_it() -> None:
+    assert target("POST", AZURE, "gpt-3.5", **V1, **ONE_LEGACY) == "/openai/v1/chat/completions"
+    assert target("POST", AZURE, "gpt-5", query="api-version=1", **MIXED) == f"{AZURE}?api-version=1"
 
 
 @pytest.mark.parametrize(
