@@ -85,6 +85,7 @@ CHAT, RESPONSE, AZURE = "/v1/chat/completions", "/v1/responses", "/openai/deploy
         (MIXED, RESPONSE, "optional"),
         (MIXED, AZURE, "unread"),
         (MIXED, AZURE.replace("gpt-4o", "gpt-5"), "optional"),
+        ({"MODEL_APIS": "vendor/m=v1"}, AZURE.replace("gpt-4o", "vendor%2Fm"), "optional"),
         (MIXED, "/openai/responses", "optional"),
         (MIXED, "/v1/fine_tuning/jobs", "unread"),
         (V1 | MIXED, CHAT, "unread"),
@@ -186,6 +187,8 @@ WRONG_BASES = {
         "POST", "/openai/v1/chat/completions/embeddings", NotFound, 'ends with "/chat/completions"'),
     "OpenAI at a deployment of v1": ("POST", "/v1/deployments/a/chat/completions", NotFound, 'after "/v1"'),
     "OpenAI at /v1/v1": ("POST", "/v1/v1/responses", NotFound, 'after "/v1"'),
+    "OpenAI at /v1/v1, in capitals": ("POST", "/v1/V1/responses", NotFound, 'after "/v1"'),
+    "OpenAI at /v1/v1, the root alone": ("GET", "/v1/v1/", NotFound, 'after "/v1"'),
     "AzureOpenAI at /openai": (
         "POST", "/openai/openai/deployments/a/embeddings", NotFound, 'after "/openai"'),
     "AzureOpenAI at /openai/v1": (
@@ -219,6 +222,8 @@ def test_a_wrong_base_url_gets_a_message_that_names_the_right_one(
         "POST /v1/assistants/asst_1",
         "GET /v1/models/openai/gpt-oss",
         "GET /v1/files//content",
+        "GET /v1/v1beta/models",
+        "GET /openai/openai-files",
         "GET /openai/deployments",
         "GET /openai/deployments/a",
         "POST /openai/deployments/a/extensions/chat/completions",
@@ -325,6 +330,17 @@ def test_the_model_that_is_named_chooses_the_api_before_its_deployment_does(
 ) -> None:
     asked = target("POST", CHAT, "gpt-4o", **MAPPED, MODEL_APIS=f"gpt-4o={model},prod={deployment}")
     assert asked.startswith("/openai/v1/" if model == "v1" else "/openai/deployments/prod/")
+
+
+@pytest.mark.parametrize("below", ["/responses", "/extensions/chat/completions", "/chat/completions/1"])
+def test_what_only_the_legacy_api_has_below_a_deployment_goes_there(below: str) -> None:
+    asked = target("POST", f"/openai/deployments/a{below}", query="api-version=1", **V1)
+    assert asked == f"/openai/deployments/a{below}?api-version=1"
+
+
+@pytest.mark.parametrize("name", ["api-version", "API-Version"])
+def test_azures_client_may_leave_the_deployment_out(name: str) -> None:
+    assert target("POST", "/openai/embeddings", query=f"{name}=1") == f"/openai/embeddings?{name}=1"
 
 
 def test_the_deployment_in_the_path_chooses_the_api_and_not_the_model_beside_it() -> None:
