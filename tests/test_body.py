@@ -182,6 +182,24 @@ async def test_json_that_names_no_model_for_certain_is_refused(content: bytes, w
         await opened([content], JSON)
 
 
+@pytest.mark.parametrize(("size", "is_too_long"), [(131_072, False), (131_073, True)])
+@pytest.mark.parametrize("chunk_bytes", [1000, PIECE_BYTES])
+async def test_the_top_level_of_json_has_128_kib_at_most(
+    size: int, is_too_long: bool, chunk_bytes: int
+) -> None:
+    # What is nested does not count.
+    content = b'{"model":"a","b":[],%b"c":1}' % (b" " * (size - len(b'{"model":"a","b":[],"c":1}')))
+    content = content.replace(b"[]", b'["x", {"y": 1}]')
+    chunks = [content[at : at + chunk_bytes] for at in range(0, len(content), chunk_bytes)]
+    if is_too_long:
+        with pytest.raises(InvalidRequest, match="more than 131072 bytes at the top level of its JSON"):
+            await opened(chunks, JSON)
+    else:
+        body = await opened(chunks, JSON)
+        assert body.model == "a"
+        assert await sent(body) == content
+
+
 def worst_bodies(size: int) -> dict[str, tuple[Headers, bytes]]:
     """Bodies of about `size` bytes that cost the most to read."""
     return {
@@ -256,7 +274,7 @@ async def test_many_large_bodies_at_once_take_up_a_mebibyte_each_in_memory_and_b
     with traced() as size:
         bodies = [await opened(chunks, JSON, space=space) for _ in range(6)]
         assert size() < 6 * 1.1 * MIB
-    with pytest.raises(TooBusy) as raised:
+    with pytest.raises(TooBusy, match="Try again shortly") as raised:
         await opened(chunks, JSON, space=space)
     assert (b"retry-after", b"1") in raised.value.headers
     assert await sent(bodies.pop()) == content
@@ -287,6 +305,32 @@ async def test_a_refused_body_gives_back_the_space_that_it_took(
 
 
 @pytest.mark.parametrize("headers", [JSON, FORM], ids=["JSON", "form"])
+@pytest.mark.parametrize("leaves", [True, False], ids=["by a caller who leaves", "by a cancelled call"])
+async def test_a_body_that_is_not_read_to_its_end_gives_back_the_space_that_it_took(
+    leaves: bool, headers: Headers
+) -> None:
+    space, waited = SpoolSpace(1000, total=1000), asyncio.Event()
+    pieces = [b"{", b'"a"'] if headers is JSON else [b"--b", b"\r\n"]
+
+    async def receive() -> Message:
+        if pieces:
+            return {"type": "http.request", "body": pieces.pop(0), "more_body": True}
+        waited.set()
+        return {"type": "http.disconnect"} if leaves else await asyncio.Future()
+
+    opening = asyncio.create_task(
+        open_body(headers, Caller(receive), model="optional", max_bytes=1000, space=space)
+    )
+    await waited.wait()
+    if not leaves:
+        assert space.free == 1000 - len(b'{"a"' if headers is JSON else b"--b\r\n")
+        opening.cancel()
+    with pytest.raises(CallerGone if leaves else asyncio.CancelledError):
+        await opening
+    assert space.free == 1000
+
+
+@pytest.mark.parametrize("headers", [JSON, FORM], ids=["JSON", "form"])
 async def test_a_body_of_exactly_the_limit_is_read_and_one_byte_more_is_not(headers: Headers) -> None:
     content = (
         b'{"n":"%b","model":"a"}'
@@ -303,6 +347,56 @@ async def test_a_body_of_exactly_the_limit_is_read_and_one_byte_more_is_not(head
     assert await sent(await opened(chunks, announced, max_bytes=len(content))) == content
     with pytest.raises(BodyTooLarge):
         await opened([b"", b"never asked for"], announced, max_bytes=len(content) - 1)
+
+
+@pytest.mark.parametrize("headers", [JSON, FORM], ids=["JSON", "form"])
+async def test_a_body_that_comes_all_at_once_is_held_to_the_limit_too(headers: Headers) -> None:
+    content = b'{"model":"a"}' if headers is JSON else part("model", b"a") + b"--b--\r\n"
+    await sent(await opened([content], headers, max_bytes=len(content)))
+    words = f"the {len(content) - 1} bytes .* Send less, or ask the operator to raise MAX_BODY_BYTES"
+    with pytest.raises(BodyTooLarge, match=words):
+        await opened([content], headers, max_bytes=len(content) - 1)
+    announced = [*headers[:1], (b"content-length", b"%d" % len(content))]
+    with pytest.raises(BodyTooLarge, match=words):
+        await opened([content], announced, max_bytes=len(content) - 1)
+
+
+@pytest.mark.parametrize("headers", [JSON, FORM], ids=["JSON", "form"])
+@pytest.mark.parametrize("use", ["required", "optional"])
+async def test_a_compressed_body_is_refused_where_it_would_have_to_be_read(
+    use: str, headers: Headers
+) -> None:
+    compressed = [*headers, (b"content-encoding", b"gzip")]
+    with pytest.raises(InvalidRequest, match="Send the body without Content-Encoding"):
+        await opened([b"\x1f\x8b"], compressed, use)
+    assert await sent(await opened([b"\x1f\x8b"], compressed, "unread")) == b"\x1f\x8b"
+
+
+@pytest.mark.parametrize("size", [100, 10_000])
+async def test_a_model_in_a_form_has_1024_bytes_at_most(size: int) -> None:
+    content = part("model", b"m" * 1024) + b"--b--"
+    body = await opened([content[at : at + size] for at in range(0, len(content), size)])
+    assert body.model == "m" * 1024
+    body.close()
+    content = part("model", b"m" * 1025) + b"--b--"
+    with pytest.raises(InvalidRequest, match="The part `model` is too long to be a model's name"):
+        await opened([content[at : at + size] for at in range(0, len(content), size)])
+
+
+async def test_of_two_models_in_a_form_the_first_counts() -> None:
+    content = part("model", b"a") + part("model", b"b") + b"--b--"
+    body = await opened([content])
+    assert body.model == "a"
+    body.replace_model("c")
+    assert await sent(body) == part("model", b"c") + part("model", b"b") + b"--b--"
+
+
+@pytest.mark.parametrize(("value", "name"), [("p\u00e4".encode(), "p\u00e4"), (b"p\xe4", "p\ufffd")])
+async def test_a_model_in_a_form_is_utf_8(value: bytes, name: str) -> None:
+    body = await opened([part("model", value) + b"--b--"])
+    assert body.model == name
+    body.replace_model("\u00e5/1")
+    assert await sent(body) == part("model", "\u00e5/1".encode()) + b"--b--"
 
 
 async def test_a_form_larger_than_the_limit_passes_if_its_model_comes_first() -> None:
@@ -350,9 +444,19 @@ async def test_what_was_read_is_forgotten_once_it_is_sent() -> None:
     assert space.free == 100
 
 
-@pytest.mark.parametrize("kind", ["multipart/form-data", "Multipart/Form-Data", "MULTIPART/FORM-DATA"])
-async def test_a_form_is_one_in_whatever_letters_its_type_is_written(kind: str) -> None:
-    headers = [(b"content-type", f"{kind}; boundary=b".encode()), (b"transfer-encoding", b"chunked")]
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data; boundary=b",
+        "Multipart/Form-Data; boundary=b",
+        "MULTIPART/FORM-DATA; BOUNDARY=b",
+        'multipart/form-data; boundary="b"',
+        "multipart/form-data; charset=utf-8; boundary=b",
+        "multipart/form-data;boundary=b;charset=utf-8",
+    ],
+)
+async def test_a_form_is_one_however_its_type_is_written(content_type: str) -> None:
+    headers = [(b"content-type", content_type.encode()), (b"transfer-encoding", b"chunked")]
     body = await opened([part("model", b"gpt-4o"), b"--b--"], headers)
     assert body.model == "gpt-4o"
     body.close()
@@ -378,6 +482,18 @@ def test_a_spool_gives_back_any_stretch_of_what_was_written() -> None:
     spool.close()
     spool.close()
     assert space.free == before + len(content)
+
+
+def test_the_space_for_bodies_may_be_taken_to_its_last_byte_and_fits_the_largest_body() -> None:
+    space = SpoolSpace(10, total=8)
+    space.take(9)
+    space.take(1)
+    assert space.free == 0
+    with pytest.raises(TooBusy, match="Try again shortly"):
+        space.take(1)
+    space.give_back(3)
+    space.take(3)
+    assert SpoolSpace(8, total=10).free == 10
 
 
 @contextlib.contextmanager
@@ -512,30 +628,30 @@ async def test_a_long_name_of_a_model_is_found_however_the_body_comes(length: in
 
 
 @pytest.mark.parametrize(
-    ("content", "error"),
+    ("content", "error", "words"),
     [
-        (b"[]", ModelRequired),
-        (b'[{"model": "m"}]', ModelRequired),
-        (b"{}", ModelRequired),
-        (b'{"model": null}', ModelRequired),
-        (b'{"model": ""}', ModelRequired),
-        (b'{"model": 5}', ModelRequired),
-        (b'{"model": {}}', ModelRequired),
-        (b'"model"', InvalidRequest),
-        (b"5", InvalidRequest),
-        (b'{"model": "m"', InvalidRequest),
-        (b'{"model": "m"} {}', InvalidRequest),
-        (b'{"model" "m"}', InvalidRequest),
-        (rb'{"model": "\ud800"}', InvalidRequest),
-        (b'{"model": "\xff"}', InvalidRequest),
-        (rb'{"model": "\q"}', InvalidRequest),
+        (b"[]", ModelRequired, "must be a JSON object that names a `model`"),
+        (b'[{"model": "m"}]', ModelRequired, "must be a JSON object that names a `model`"),
+        (b"{}", ModelRequired, "Name a `model` in the body"),
+        (b'{"model": null}', ModelRequired, "Name a `model` in the body"),
+        (b'{"model": ""}', ModelRequired, "Name a `model` in the body"),
+        (b'{"model": 5}', ModelRequired, "`model` must be a string"),
+        (b'{"model": {}}', ModelRequired, "`model` must be a string"),
+        (b'"model"', InvalidRequest, "no `model` can be read from it"),
+        (b"5", InvalidRequest, "no `model` can be read from it"),
+        (b'{"model": "m"', InvalidRequest, "no `model` can be read from it"),
+        (b'{"model": "m"} {}', InvalidRequest, "no `model` can be read from it"),
+        (b'{"model" "m"}', InvalidRequest, "no `model` can be read from it"),
+        (rb'{"model": "\ud800"}', InvalidRequest, "`model` is not JSON in UTF-8"),
+        (b'{"model": "\xff"}', InvalidRequest, "`model` is not JSON in UTF-8"),
+        (rb'{"model": "\q"}', InvalidRequest, "`model` is not JSON in UTF-8"),
     ],
 )
 @pytest.mark.parametrize("cut", [False, True], ids=["at once", "bytewise"])
 async def test_a_body_that_names_no_model_is_refused_however_it_comes(
-    content: bytes, error: type[InvalidRequest], cut: bool
+    content: bytes, error: type[InvalidRequest], words: str, cut: bool
 ) -> None:
-    with pytest.raises(error) as raised:
+    with pytest.raises(error, match=words) as raised:
         await opened([content[at : at + 1] for at in range(len(content))] if cut else [content], JSON)
     assert raised.type is error
 

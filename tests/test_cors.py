@@ -115,6 +115,11 @@ def test_a_preflight_of_another_origin_is_refused_and_told_which_setting_to_chan
     assert not [name for name in headers if name.startswith("access-control-")]
     assert headers["x-shim-error-source"] == "shim"
     assert headers["content-length"] == str(len(body.encode()))
+    # Or a cache would give the refusal of one page to another.
+    assert headers["vary"] == (
+        "Origin, Access-Control-Request-Method, Access-Control-Request-Headers,"
+        " Access-Control-Request-Private-Network"
+    )
     error = json.loads(body)["error"]
     assert error["code"] == "cors_origin_not_allowed"
     assert "CORS_ORIGINS" in error["message"]
@@ -195,10 +200,15 @@ def test_the_headers_that_browsers_hide_are_exposed_each_by_name_and_once() -> N
     headers = decorated(
         cors(credentials=True),
         APP,
-        ("content-type", "application/json"),
-        ("content-length", "2"),
         ("cache-control", "no-store"),
+        ("content-language", "en"),
+        ("content-length", "2"),
+        ("content-type", "application/json"),
+        ("expires", "0"),
         ("last-modified", "now"),
+        ("pragma", "no-cache"),
+        ("set-cookie", "a=1"),
+        ("set-cookie2", "a=1"),
         ("x-request-id", "1"),
         ("apim-request-id", "2"),
         ("retry-after", "57"),

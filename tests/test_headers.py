@@ -22,10 +22,12 @@ HOP_BY_HOP = """
 """
 # Of the platform, which speaks to the app; with the identity that App Service's authentication adds.
 PLATFORM = """
-    client-ip disguised-host max-forwards was-default-hostname x-arr-log-id x-arr-ssl x-azure-fdid x-client-ip
-    x-client-port x-ms-client-principal x-ms-client-principal-id x-ms-client-principal-name x-ms-coldstart
-    x-ms-invocation-id x-ms-site-restricted-token x-ms-token-aad-access-token x-ms-token-aad-id-token
-    x-site-deployment-id x-waws-unencoded-url
+    client-ip disguised-host fos-instance-id is-service-tunneled max-forwards was-default-hostname x-appservice-proto
+    x-arr-log-id x-arr-ssl x-azure-fdid x-client-ip x-client-port x-fd-healthprobe x-ms-arm-request-tracking-id
+    x-ms-client-authorization-source x-ms-client-principal x-ms-client-principal-id x-ms-client-principal-name
+    x-ms-coldstart x-ms-invocation-id x-ms-platform-internal x-ms-site-restricted-token x-ms-site-token
+    x-ms-token-aad-access-token x-ms-token-aad-id-token x-ms-via-extensions-route x-site-deployment-id
+    x-waws-unencoded-url
 """
 # With these a caller could tell upstream that it is somebody else, or asks for something else.
 CLAIMS = """
@@ -37,9 +39,17 @@ NOT_UPSTREAM = sorted({*f"{CREDENTIALS} {HOP_BY_HOP} {PLATFORM} {CLAIMS} {CALLER
 
 # What clients of OpenAI send for upstream to see.
 UPSTREAM = """
-    accept accept-encoding aoai-evals content-encoding content-type idempotency-key openai-beta openai-organization
-    traceparent tracestate user-agent x-ms-client-request-id x-ms-oai-image-generation-deployment x-ms-useragent
-    x-stainless-lang x-stainless-retry-count
+    accept accept-encoding accept-language aoai-evals baggage cache-control content-encoding content-length content-type
+    idempotency-key if-none-match openai-beta openai-organization openai-project range traceparent tracestate user-agent
+    x-correlation-id x-ms-client-request-id x-ms-oai-image-generation-deployment x-ms-useragent x-stainless-lang
+    x-stainless-retry-count
+"""
+# What upstream sends for its callers to see.
+TO_CALLERS = """
+    age apim-request-id azureml-model-session cache-control content-disposition content-encoding content-length
+    content-type date etag location openai-processing-ms operation-location retry-after retry-after-ms server set-cookie
+    strict-transport-security vary www-authenticate x-content-type-options x-ms-client-request-id x-ms-region
+    x-ms-rai-invoked x-ratelimit-limit-requests x-ratelimit-remaining-tokens x-should-retry
 """
 
 
@@ -79,6 +89,16 @@ def test_connection_cannot_take_away_what_the_shim_adds() -> None:
 def test_never_comes_back(name: str) -> None:
     assert for_caller([(name.title().encode(), b"x")], status=200, request_id=b"1") == [
         (b"x-request-id", b"1")
+    ]
+
+
+@pytest.mark.parametrize("name", TO_CALLERS.split())
+def test_comes_back(name: str) -> None:
+    received = [(name.title().encode(), b"x"), (name.encode(), b"Y")]
+    assert for_caller(received, status=200, request_id=b"1") == [
+        (name.encode(), b"x"),
+        (name.encode(), b"Y"),
+        (b"x-request-id", b"1"),
     ]
 
 

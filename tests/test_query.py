@@ -18,6 +18,8 @@ VERSIONS: list[tuple[str, Api, Api, str]] = [
     ("api-version=", "v1", "legacy", f"api-version={DEFAULT}"),
     (f"{DATED}&a=1", "v1", "legacy", f"{DATED}&a=1"),
     (f"{PREVIEW}&a=1&{DATED}", "v1", "legacy", f"a=1&{DATED}"),
+    (f"a=1&{DATED}-preview", "v1", "legacy", f"a=1&{DATED}-preview"),
+    (f"a=1&api-version=v{DEFAULT}", "v1", "legacy", f"a=1&api-version={DEFAULT}"),
     # A legacy caller's counts whatever it is, but for nothing at all.
     (f"a=1&{PREVIEW}", "legacy", "legacy", f"a=1&{PREVIEW}"),
     ("a=1&api-version=", "legacy", "legacy", f"a=1&api-version={DEFAULT}"),

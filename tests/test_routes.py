@@ -85,6 +85,7 @@ CHAT, RESPONSE, AZURE = "/v1/chat/completions", "/v1/responses", "/openai/deploy
         (MIXED, RESPONSE, "optional"),
         (MIXED, AZURE, "unread"),
         (MIXED, AZURE.replace("gpt-4o", "gpt-5"), "optional"),
+        ({"MODEL_APIS": "vendor/m=v1"}, AZURE.replace("gpt-4o", "vendor%2Fm"), "optional"),
         (MIXED, "/openai/responses", "optional"),
         (MIXED, "/v1/fine_tuning/jobs", "unread"),
         (V1 | MIXED, CHAT, "unread"),
@@ -186,13 +187,16 @@ WRONG_BASES = {
         "POST", "/openai/v1/chat/completions/embeddings", NotFound, 'ends with "/chat/completions"'),
     "OpenAI at a deployment of v1": ("POST", "/v1/deployments/a/chat/completions", NotFound, 'after "/v1"'),
     "OpenAI at /v1/v1": ("POST", "/v1/v1/responses", NotFound, 'after "/v1"'),
+    "OpenAI at /v1/v1, in capitals": ("POST", "/v1/V1/responses", NotFound, 'after "/v1"'),
+    "OpenAI at /v1/v1, the root alone": ("GET", "/v1/v1/", NotFound, 'after "/v1"'),
     "AzureOpenAI at /openai": (
         "POST", "/openai/openai/deployments/a/embeddings", NotFound, 'after "/openai"'),
     "AzureOpenAI at /openai/v1": (
         "POST", "/openai/v1/openai/deployments/a/embeddings", NotFound, 'after "/openai/v1"'),
     "AzureOpenAI at a whole call": (
         "POST", "/openai/deployments/a/embeddings/openai/deployments/a/embeddings", NotFound, 'after "/openai"'),
-    "two slashes": ("POST", "/openai/v1//chat/completions", InvalidPath, 'two slashes after "/openai/v1"'),
+    "two slashes": ("POST", "/openai/v1//chat/completions", InvalidPath,
+        'two slashes after "/openai/v1": remove one.'),
     "two slashes, Azure": ("POST", "/openai//deployments/a/embeddings", InvalidPath, 'two slashes after "/openai"'),
     "two slashes between": ("POST", "/openai//v1/embeddings", InvalidPath, 'two slashes after "/openai"'),
 }  # fmt: skip
@@ -218,6 +222,8 @@ def test_a_wrong_base_url_gets_a_message_that_names_the_right_one(
         "POST /v1/assistants/asst_1",
         "GET /v1/models/openai/gpt-oss",
         "GET /v1/files//content",
+        "GET /v1/v1beta/models",
+        "GET /openai/openai-files",
         "GET /openai/deployments",
         "GET /openai/deployments/a",
         "POST /openai/deployments/a/extensions/chat/completions",
@@ -297,8 +303,9 @@ for function in function_app.app.get_functions():
 
 
 def test_a_websocket_is_known_by_the_header_that_the_host_leaves() -> None:
-    with pytest.raises(RealtimeNotSupported):
+    with pytest.raises(RealtimeNotSupported, match="Connect the realtime client to the APIM API") as raised:
         parse("GET", b"/v1/anything", b"", [(b"sec-websocket-key", b"x")])
+    assert '"stream": true' in raised.value.message
     # What prepares a session is plain HTTP.
     assert parse("POST", b"/v1/realtime/client_secrets", b"", []).path == "/realtime/client_secrets"
 
@@ -323,6 +330,22 @@ def test_the_model_that_is_named_chooses_the_api_before_its_deployment_does(
 ) -> None:
     asked = target("POST", CHAT, "gpt-4o", **MAPPED, MODEL_APIS=f"gpt-4o={model},prod={deployment}")
     assert asked.startswith("/openai/v1/" if model == "v1" else "/openai/deployments/prod/")
+
+
+@pytest.mark.parametrize("below", ["/responses", "/extensions/chat/completions", "/chat/completions/1"])
+def test_what_only_the_legacy_api_has_below_a_deployment_goes_there(below: str) -> None:
+    asked = target("POST", f"/openai/deployments/a{below}", query="api-version=1", **V1)
+    assert asked == f"/openai/deployments/a{below}?api-version=1"
+
+
+@pytest.mark.parametrize("name", ["api-version", "API-Version"])
+def test_azures_client_may_leave_the_deployment_out(name: str) -> None:
+    assert target("POST", "/openai/embeddings", query=f"{name}=1") == f"/openai/embeddings?{name}=1"
+
+
+def test_the_deployment_in_the_path_chooses_the_api_and_not_the_model_beside_it() -> None:
+    assert target("POST", AZURE, "gpt-3.5", **V1, **ONE_LEGACY) == "/openai/v1/chat/completions"
+    assert target("POST", AZURE, "gpt-5", query="api-version=1", **MIXED) == f"{AZURE}?api-version=1"
 
 
 @pytest.mark.parametrize(
