@@ -137,7 +137,12 @@ NOT_FOUND = b'{"error": {"code": "DeploymentNotFound", "message": "No such deplo
     ("model", "deployment", "words"),
     [
         (None, "d", '"d", which the call itself names.'),
-        ("m", "m", '"m", which is the model that the call names: the setting MODEL_DEPLOYMENTS'),
+        (
+            "m",
+            "m",
+            '"m", which is the model that the call names: the setting MODEL_DEPLOYMENTS of the shim has no other'
+            " deployment for it.",
+        ),
         ("m", "d", '"d", to which the setting MODEL_DEPLOYMENTS of the shim maps the model "m".'),
     ],
 )
@@ -148,12 +153,16 @@ def test_a_missing_deployment_is_named_with_what_led_to_it(
     assert reshaped is not None
     headers, content = reshaped
     document = json.loads(content)
-    assert document["error"]["message"].startswith(
-        f"No such deployment. The deployment asked for was {words}"
-    )
+    assert document["error"]["message"] == f"No such deployment. The deployment asked for was {words}"
     assert (document["error"]["code"], document["more"]) == ("DeploymentNotFound", 1)
     # It is not API Management that refuses.
     assert headers == [(b"x-a", b"1"), JSON, (b"content-length", b"%d" % len(content))]
+
+
+def test_a_missing_deployment_is_named_where_upstream_has_no_words_for_it() -> None:
+    silent = b'{"error": {"code": "DeploymentNotFound"}}'
+    error = error_of(404, silent, FailedCall("POST", "/x", None, "d"))
+    assert error["message"].strip() == 'The deployment asked for was "d", which the call itself names.'
 
 
 def test_what_a_message_repeats_of_the_caller_has_256_characters_at_most() -> None:

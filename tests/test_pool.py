@@ -1,6 +1,7 @@
 """Idle connections: how long they are kept, and which of them is handed out again."""
 
 import logging
+import weakref
 
 import pytest
 
@@ -132,6 +133,18 @@ def test_a_machine_that_has_just_started_keeps_connections_too() -> None:
         loop.now = 0.5
         [connection] = release(pool)
         assert pool.take() is connection
+
+    run_in_virtual_time(scenario)
+
+
+def test_a_closed_pool_is_let_go_at_once() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        pool = Pool(Counts())
+        release(pool)
+        pool.close()
+        closed = weakref.ref(pool)
+        del pool
+        assert closed() is None
 
     run_in_virtual_time(scenario)
 
