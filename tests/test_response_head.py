@@ -1,5 +1,7 @@
 """Responses' heads as the Functions host takes them: it answers an empty 500 in their place, or hangs, otherwise."""
 
+import logging
+import re
 import uuid
 
 import pytest
@@ -104,10 +106,14 @@ async def test_a_head_that_the_host_would_not_take_is_a_502_that_says_so(
 async def test_a_value_that_the_host_would_not_take_costs_its_header_alone(
     host: Host, standin: Standin
 ) -> None:
-    answer = await answered(host, standin, "GET", {"x-region": "Zürich", "x-kept": "1"})
+    odd = {"x-region": "Zürich", "x-place": "Genève", "x-kept": "1"}
+    answer = await answered(host, standin, "GET", odd)
     assert (answer.status, answer.body) == (200, b"ok")
     assert (answer.named("x-kept"), answer.named("x-region")) == (["1"], [])
-    await host.logs.first(lambda record: "x-region" in record.message)
+    told = await host.logs.first(lambda record: "x-region" in record.message)
+    assert told.level == logging.WARNING
+    dropped = "headers dropped, as the host takes ASCII only: x-region, x-place"
+    assert re.search(f"{dropped} request_id=[0-9a-f-]{{36}}$", told.message)
 
 
 async def test_the_largest_head_that_is_sent_is_one_that_the_host_takes(host: Host, standin: Standin) -> None:

@@ -932,6 +932,73 @@ async def test_an_address_that_does_not_answer_gives_way_to_the_next() -> None:
         await transport.aclose()
 
 
+NONE_OF_HTTP = "its response is not HTTP/1.1"
+REASONS = {
+    "nothing": (b"", "it closed the connection"),
+    "half a head": (b"HTTP/1.1 200", "it closed the connection"),
+    "another protocol": (b"SSH-2.0-OpenSSH\r\n\r\n", NONE_OF_HTTP),
+    "an upgrade": (b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", NONE_OF_HTTP),
+    "no such status": (b"HTTP/1.1 600 More\r\ncontent-length: 0\r\n\r\n", "its status is 600"),
+    "a coding": (HEAD + b"transfer-encoding: gzip\r\n\r\nok", "a transfer coding that was not asked for"),
+}
+
+
+@pytest.mark.parametrize(("answer", "reason"), REASONS.values(), ids=REASONS)
+async def test_why_an_answer_is_none_is_said(ours: ShimTransport, answer: bytes, reason: str) -> None:
+    """The caller's 502 repeats it: an operator learns whether it is the network, or what answers there."""
+    async with peer(answering(answer)) as it, asyncio.timeout(PATIENCE):
+        with pytest.raises(httpx.RemoteProtocolError, match=reason):
+            await send(ours, "GET", it.origin, "/", [], b"")
+
+
+class Overtaken(Tcp):
+    """A connection on which nothing seems to have arrived, and nothing that is sent next is acknowledged."""
+
+    overtaken = False
+
+    def has_news(self) -> bool:
+        return super().has_news() and not self.overtaken
+
+    def bytes_acknowledged(self) -> int | None:
+        return 0 if self.overtaken else super().bytes_acknowledged()
+
+
+async def test_a_response_that_was_on_its_way_before_the_request_is_not_its_own() -> None:
+    """It came between the look at the connection and the request, and belongs to nobody."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(GOOD)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"content-length: 6\r\n\r\npoison")
+        await reader.read()
+
+    def look_at(connected: socket.socket) -> Tcp:
+        looked_at.append(Overtaken(connected))
+        return looked_at[-1]
+
+    looked_at: list[Overtaken] = []
+    transport = ShimTransport(look_at=look_at)
+    async with peer(serve) as it, asyncio.timeout(PATIENCE):
+        assert await get(transport, it.origin) == (200, b"ok")
+        looked_at[0].overtaken = True
+        assert await get(transport, it.origin, "POST", b"once") == (200, b"ok")
+        # Whoever does so once may do so again: no connection is kept for a while.
+        assert await get(transport, it.origin) == (200, b"ok")
+        assert it.connections == 3
+        await transport.aclose()
+
+
+async def test_an_upstream_that_answers_twice_gets_no_connection_twice_for_a_while(
+    ours: ShimTransport,
+) -> None:
+    """Its next second response might come a little later, and pass for that of the next call."""
+    async with peer(answering(GOOD + GOOD, hang=True)) as it, asyncio.timeout(PATIENCE):
+        for expected in (1, 2, 3):
+            assert await get(ours, it.origin) == (200, b"ok")
+            assert it.connections == expected
+
+
 async def test_an_upstream_that_answers_what_nobody_asked_gets_no_connection_twice_for_a_while(
     ours: ShimTransport,
 ) -> None:
