@@ -358,4 +358,5 @@ def test_a_models_name_is_decoded() -> None:
     ],
 )
 def test_the_code_follows_status_and_words(status: int, message: str, code: str) -> None:
-    assert error_of(status, apim(status, message))["code"] == code
+    for spelled in (message, message.upper(), message.lower()):
+        assert error_of(status, apim(status, spelled))["code"] == code

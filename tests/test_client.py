@@ -11,7 +11,14 @@ from shim.call.body import Body, open_body
 from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest
 from shim.call.spool import SpoolSpace
-from shim.errors import InvalidRequest, ShimError, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from shim.errors import (
+    CallerGone,
+    InvalidRequest,
+    ShimError,
+    UpstreamBroken,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from shim.headers import Headers
 from shim.upstream.client import Upstream, UpstreamResponse
 from shim.upstream.transport import ShimTransport
@@ -303,3 +310,50 @@ def test_once_upstream_has_answered_the_rest_of_an_upload_has_all_its_time() -> 
         assert [piece async for piece in uploads[0]] == [b"b"]
 
     run_in_virtual_time(scenario)
+
+
+class Leaving:
+    """A caller who has sent all, and leaves when told."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    async def __call__(self) -> Message:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+
+async def test_a_caller_who_leaves_before_the_response_has_the_request_cancelled() -> None:
+    """A completion that nobody waits for would run on, and be billed."""
+
+    async def waiting(_: httpx.Request) -> httpx.Response:
+        leaving.left.set()
+        try:
+            return await _never(_)
+        finally:
+            cancelled.set()
+
+    leaving, cancelled = Leaving(), asyncio.Event()
+    caller = Caller(leaving)
+    body = await open_body([], caller, model="unread", max_bytes=1, space=SpoolSpace(1))
+    request = UpstreamRequest("GET", "https://a.example", "/", [], body)
+    async with asyncio.timeout(4):  # less than the first byte has
+        with pytest.raises(CallerGone):
+            await upstream(Scripted(waiting)).send(request, caller)
+    assert cancelled.is_set()
+
+
+async def test_a_caller_who_leaves_while_an_error_is_read_has_its_response_closed() -> None:
+    async def stalling() -> AsyncIterator[bytes]:
+        leaving.left.set()
+        yield b"a"
+        await asyncio.Event().wait()
+
+    leaving, stream = Leaving(), Closing(stalling())
+    caller = Caller(leaving)
+    caller.sent_nothing()
+    answer = UpstreamResponse(httpx.Response(429, stream=stream), Body(caller, caller.body()))
+    async with asyncio.timeout(4):
+        with pytest.raises(CallerGone):
+            await upstream(Scripted(response())).read(answer, 100, caller)
+    assert stream.closed == 1

@@ -59,6 +59,11 @@ def test_another_value_that_the_host_refuses_is_dropped_by_name(value: bytes) ->
     assert fit_for_host(headers) == ([(b"x-a", b"1"), (b"x-b", b"tab\there")], [b"x-region"])
 
 
+def test_a_disposition_that_is_not_ascii_elsewhere_is_dropped_and_not_guessed_at() -> None:
+    name = b"content-disposition"
+    assert fit_for_host([(name, 'attachment; title="日本"; filename="é"'.encode())]) == ([], [name])
+
+
 def test_a_head_larger_than_the_host_takes_is_refused() -> None:
     header = (b"x-long", b"a" * 1000)
     assert fit_for_host([header] * 50) == ([header] * 50, [])
