@@ -284,6 +284,7 @@ async def test_a_body_is_framed_as_its_length_is_known(
         ("GET", "/a b", []),
         ("GET /a", "/", []),
         ("POST", "/", [(b"content-length", b"3")]),
+        ("GET", "/", [(b"x-a", b"1\rx-b: 2")]),
     ],
 )
 async def test_what_could_pass_for_something_else_is_not_sent(
@@ -561,6 +562,31 @@ async def test_a_request_that_must_not_be_asked_twice_is_not(ours: ShimTransport
         assert (it.connections, ours.counts.repeated) == (1, 0)
 
 
+@pytest.mark.parametrize("counted", [0, None], ids=["counts nothing", "has no count"])
+async def test_where_the_kernel_does_not_count_a_post_that_may_have_been_taken_is_not_sent_again(
+    counted: int | None,
+) -> None:
+    """As in some sandboxes. Connections are used again all the same."""
+
+    class Uncounted(Tcp):
+        def bytes_acknowledged(self) -> int | None:
+            return counted
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(GOOD)
+        await close_under(reader, writer, reads=True)
+
+    transport = ShimTransport(look_at=Uncounted)
+    async with peer(serve) as it, asyncio.timeout(PATIENCE):
+        for _ in range(2):
+            assert await get(transport, it.origin) == (200, b"ok")
+        with pytest.raises(httpx.RemoteProtocolError):
+            await get(transport, it.origin, "POST", b"once")
+        assert (it.connections, transport.counts.repeated) == (1, 0)
+    await transport.aclose()
+
+
 @pytest.mark.parametrize("loop_factory", [uvloop.new_event_loop, asyncio.new_event_loop])
 def test_a_post_whose_connection_closed_before_it_arrived_is_sent_again(
     loop_factory: Callable[[], asyncio.AbstractEventLoop],
@@ -792,9 +818,12 @@ async def test_a_connection_that_is_refused_is_a_connect_error(transport: Transp
         await send(transport, "GET", origin, "/", [], b"")
 
 
-async def test_a_host_that_is_none_is_a_connect_error(transport: Transport) -> None:
+@pytest.mark.parametrize(
+    "host", ["host.invalid", "a" * 64 + ".invalid"], ids=["unknown", "longer than names are"]
+)
+async def test_a_host_that_is_none_is_a_connect_error(transport: Transport, host: str) -> None:
     with pytest.raises(httpx.ConnectError):
-        await send(transport, "GET", "http://host.invalid", "/", [], b"")
+        await send(transport, "GET", f"http://{host}", "/", [], b"")
 
 
 async def test_a_handshake_that_is_never_answered_is_a_connect_timeout(
