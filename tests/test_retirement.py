@@ -62,6 +62,7 @@ def test_nothing_is_announced_by_default() -> None:
     assert announce([(b"sunset", b"upstream's own")], Retirement()) == [(b"sunset", b"upstream's own")]
     assert refusal(Retirement(), MIDNIGHT) is None
     assert report(Retirement(), MIDNIGHT) == {}
+    assert days_left(Retirement(), MIDNIGHT) is None
 
 
 def test_a_day_is_its_first_moment_in_utc_and_a_time_has_a_zone() -> None:

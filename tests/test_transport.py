@@ -12,7 +12,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -31,6 +31,7 @@ from shim.upstream.exchange import Exchange
 from shim.upstream.pool import Counts, Pool
 from shim.upstream.tcp import Tcp
 from shim.upstream.transport import ShimTransport
+from tests.support.memory import traced
 
 MIB = 1024 * 1024
 # Nothing here takes as long, but where a busy machine makes it.
@@ -642,6 +643,47 @@ async def test_idle_connections_are_closed_in_time() -> None:
     await transport.aclose()
 
 
+async def test_a_transport_that_is_closed_leaves_no_connection_behind(transport: Transport) -> None:
+    async with peer(answering(GOOD, hang=True)) as it, asyncio.timeout(5):
+        await get(transport, it.origin)
+        await transport.aclose()
+        await it.gone.wait()
+
+
+def test_what_is_read_into_is_a_piece_that_the_process_keeps_and_does_not_map_anew() -> None:
+    """From 256 KiB on, memory comes from the kernel each time, and goes back (shim/worker/memory.py)."""
+    with traced() as held:
+        transport = ShimTransport()
+        assert 64 * 1024 < held() < 256 * 1024
+        assert transport.counts == Counts()
+
+
+async def test_a_connection_is_used_for_its_own_origin_alone() -> None:
+    """Another host, port or scheme may be another's: its key would go there, and in clear perhaps."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while it.connections < 4:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(GOOD)
+
+    async def resolve(host: str, port: int) -> list[AddrInfoType]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
+
+    transport = ShimTransport(resolve=resolve)
+    async with peer(serve) as it, peer(answering(GOOD)) as other, asyncio.timeout(PATIENCE):
+        for connections, host in enumerate(("a.example", "b.example", "127.0.0.1"), 1):
+            origin = it.origin.replace("127.0.0.1", host)
+            for _ in range(2):
+                assert await get(transport, origin) == (200, b"ok")
+            assert (it.connections, other.connections) == (connections, 0)
+        assert await get(transport, other.origin) == (200, b"ok")
+        assert (it.connections, other.connections) == (3, 1)
+        with pytest.raises(httpx.ConnectError):  # since it speaks no TLS
+            await get(transport, it.origin.replace("http:", "https:"))
+        assert it.connections == 4
+        await transport.aclose()
+
+
 async def test_closing_an_answer_before_its_end_cancels_it_upstream(transport: Transport) -> None:
     async with peer(answering(CHUNKED + b"2\r\nok\r\n", hang=True)) as it, asyncio.timeout(PATIENCE):
         exchange = await send(transport, "GET", it.origin, "/", [], b"")
@@ -943,22 +985,33 @@ def test_a_call_goes_through_on_either_event_loop(
         assert runner.run(call()) == b"ok"
 
 
-async def test_an_address_that_does_not_answer_gives_way_to_the_next() -> None:
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """A socket to which nobody can connect, without being refused."""
     with socket.socket() as silent, socket.socket() as filling:
         silent.bind(("127.0.0.1", 0))
         silent.listen(0)  # once its queue is full, Linux answers no further SYN
         filling.connect(silent.getsockname())
+        yield silent
 
-        async def resolve(host: str, port: int) -> list[AddrInfoType]:
-            stream = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
-            return [*[(*stream, silent.getsockname())] * 2, (*stream, ("127.0.0.1", port))]
 
-        transport = ShimTransport(resolve=resolve)
-        async with peer(answering(GOOD)) as upstream:
-            # A quarter of a second for each that is silent; the rest is for a busy machine.
-            sent = await send(transport, "GET", upstream.origin, "/", [], b"", connect=3)
-            assert await whole(sent) == b"ok"
-        await transport.aclose()
+async def test_a_host_of_one_address_is_waited_for(ours: ShimTransport, silent: socket.socket) -> None:
+    origin = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    with pytest.raises(httpx.ConnectTimeout):
+        await send(ours, "GET", origin, "/", [], b"", connect=0.4)
+
+
+async def test_an_address_that_does_not_answer_gives_way_to_the_next(silent: socket.socket) -> None:
+    async def resolve(host: str, port: int) -> list[AddrInfoType]:
+        stream = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        return [*[(*stream, silent.getsockname())] * 2, (*stream, ("127.0.0.1", port))]
+
+    transport = ShimTransport(resolve=resolve)
+    async with peer(answering(GOOD)) as upstream:
+        # A quarter of a second for each that is silent; the rest is for a busy machine.
+        sent = await send(transport, "GET", upstream.origin, "/", [], b"", connect=3)
+        assert await whole(sent) == b"ok"
+    await transport.aclose()
 
 
 NONE_OF_HTTP = "its response is not HTTP/1.1"
