@@ -247,13 +247,14 @@ async def test_an_error_that_may_be_json_is_reshaped(headers: Headers, content: 
         (401, [JSON, (b"content-encoding", b"br")], REFUSAL, "POST /v1/files"),
         (401, [JSON, (b"content-encoding", b"gzip")], REFUSAL, "POST /v1/files"),
         (401, [JSON, (b"content-encoding", b"gzip")], gzip.compress(REFUSAL)[:-1], "POST /v1/files"),
+        (401, [JSON, (b"content-encoding", b"gzip")], gzip.compress(apim(401, "x" * 70_000), 0), "POST /v1/files"),
         (401, [JSON], b"", "POST /v1/files"),
         (401, [JSON], REFUSAL, "HEAD /v1/files"),
         (404, [JSON], b'{"error": {}}', "GET /v1/models"),
     ],
     ids=[
         "no error", "text", "text before JSON", "an unknown coding", "gzip that is none", "gzip cut short",
-        "nothing", "HEAD", "no models to name",
+        "gzip of more than 64 KiB", "nothing", "HEAD", "no models to name",
     ],
 )  # fmt: skip
 async def test_all_else_passes_as_it_came(status: int, headers: Headers, content: bytes, call: str) -> None:
