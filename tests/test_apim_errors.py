@@ -137,7 +137,12 @@ NOT_FOUND = b'{"error": {"code": "DeploymentNotFound", "message": "No such deplo
     ("model", "deployment", "words"),
     [
         (None, "d", '"d", which the call itself names.'),
-        ("m", "m", '"m", which is the model that the call names: the setting MODEL_DEPLOYMENTS'),
+        (
+            "m",
+            "m",
+            '"m", which is the model that the call names: the setting MODEL_DEPLOYMENTS of the shim has no other'
+            " deployment for it.",
+        ),
         ("m", "d", '"d", to which the setting MODEL_DEPLOYMENTS of the shim maps the model "m".'),
     ],
 )
@@ -148,12 +153,16 @@ def test_a_missing_deployment_is_named_with_what_led_to_it(
     assert reshaped is not None
     headers, content = reshaped
     document = json.loads(content)
-    assert document["error"]["message"].startswith(
-        f"No such deployment. The deployment asked for was {words}"
-    )
+    assert document["error"]["message"] == f"No such deployment. The deployment asked for was {words}"
     assert (document["error"]["code"], document["more"]) == ("DeploymentNotFound", 1)
     # It is not API Management that refuses.
     assert headers == [(b"x-a", b"1"), JSON, (b"content-length", b"%d" % len(content))]
+
+
+def test_a_missing_deployment_is_named_where_upstream_has_no_words_for_it() -> None:
+    silent = b'{"error": {"code": "DeploymentNotFound"}}'
+    error = error_of(404, silent, FailedCall("POST", "/x", None, "d"))
+    assert error["message"].strip() == 'The deployment asked for was "d", which the call itself names.'
 
 
 def test_what_a_message_repeats_of_the_caller_has_256_characters_at_most() -> None:
@@ -238,13 +247,14 @@ async def test_an_error_that_may_be_json_is_reshaped(headers: Headers, content: 
         (401, [JSON, (b"content-encoding", b"br")], REFUSAL, "POST /v1/files"),
         (401, [JSON, (b"content-encoding", b"gzip")], REFUSAL, "POST /v1/files"),
         (401, [JSON, (b"content-encoding", b"gzip")], gzip.compress(REFUSAL)[:-1], "POST /v1/files"),
+        (401, [JSON, (b"content-encoding", b"gzip")], gzip.compress(apim(401, "x" * 70_000), 0), "POST /v1/files"),
         (401, [JSON], b"", "POST /v1/files"),
         (401, [JSON], REFUSAL, "HEAD /v1/files"),
         (404, [JSON], b'{"error": {}}', "GET /v1/models"),
     ],
     ids=[
         "no error", "text", "text before JSON", "an unknown coding", "gzip that is none", "gzip cut short",
-        "nothing", "HEAD", "no models to name",
+        "gzip of more than 64 KiB", "nothing", "HEAD", "no models to name",
     ],
 )  # fmt: skip
 async def test_all_else_passes_as_it_came(status: int, headers: Headers, content: bytes, call: str) -> None:
@@ -349,4 +359,5 @@ def test_a_models_name_is_decoded() -> None:
     ],
 )
 def test_the_code_follows_status_and_words(status: int, message: str, code: str) -> None:
-    assert error_of(status, apim(status, message))["code"] == code
+    for spelled in (message, message.upper(), message.lower()):
+        assert error_of(status, apim(status, spelled))["code"] == code

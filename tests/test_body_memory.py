@@ -54,6 +54,24 @@ async def test_what_was_read_is_let_go_while_the_response_streams(size: int, cal
         await response.close()
 
 
+class Refusing(httpx.AsyncBaseTransport):
+    """Answers before it has taken anything."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(413, stream=httpx.ByteStream(b"too much"))
+
+
+async def test_what_upstream_did_not_want_is_let_go_with_its_response() -> None:
+    upstream, space = Upstream(Refusing(), connect_timeout=1, first_byte_timeout=5), SpoolSpace(SPACE)
+    caller = Caller(staying(asyncio.Event(), [b'{"input": "', b"x" * 4 * MIB, b'", "model": "m"}']))
+    before = space.free
+    body = await open_body(JSON, caller, model="required", max_bytes=SPACE, space=space)
+    response = await upstream.send(UpstreamRequest("POST", "https://a.example", "/", JSON, body), caller)
+    assert space.free < before
+    await response.close()
+    assert space.free == before
+
+
 def staying(left: asyncio.Event, chunks: Iterable[bytes]) -> Receive:
     """A caller who sends these and stays until `left`; it keeps no chunk that it has sent."""
     unsent = list(chunks)

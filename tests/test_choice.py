@@ -3,7 +3,9 @@
 A proxy that is overlooked means no call leaves the network, or every call leaves it by a way nobody allowed.
 """
 
+import asyncio
 import ssl
+import time
 
 import httpx
 import pytest
@@ -12,7 +14,7 @@ import trustme
 from shim.settings import Settings
 from shim.upstream.choice import Choice, choose_transport, open_transport
 from shim.upstream.transport import ShimTransport
-from tests.test_transport import GOOD, answering, get, peer, server_side
+from tests.test_transport import GOOD, answering, get, peer, send, server_side, whole
 
 PROXY = "http://user:hunter2@proxy.example:3128"
 OTHER_PROXY = "http://other.example:3128"
@@ -52,6 +54,21 @@ def test_a_proxy_is_read_as_curl_reads_it(environ: dict[str, str], proxy: str | 
     assert choose(environ).name == ("httpx" if proxy else "shim")
 
 
+def test_a_proxy_is_passed_whichever_transport_the_operator_names() -> None:
+    for transport in ("shim", "httpx"):
+        choice = choose({"HTTPS_PROXY": PROXY}, UPSTREAM_TRANSPORT=transport)
+        assert (choice.name, choice.proxy) == ("httpx", PROXY)
+        assert choice.reason == "a proxy stands between the shim and contoso.azure-api.net (HTTPS_PROXY)"
+
+
+@pytest.mark.parametrize(
+    ("excepted", "proxy"), [("localhost:8080", None), ("localhost", None), ("localhost:8081", PROXY)]
+)
+def test_what_needs_no_proxy_may_be_named_with_its_port(excepted: str, proxy: str | None) -> None:
+    local = {"APIM_BASE_URL": "http://localhost:8080/openai"}
+    assert choose({"http_proxy": PROXY, "no_proxy": excepted}, **local).proxy == proxy
+
+
 def test_plain_http_has_a_proxy_in_small_letters_only_for_a_caller_could_send_the_other() -> None:
     local = {"APIM_BASE_URL": "http://localhost:8080/openai"}
     assert choose({"HTTP_PROXY": PROXY, "HTTPS_PROXY": PROXY, "ALL_PROXY": PROXY}, **local) == Choice("shim")
@@ -83,3 +100,68 @@ async def test_the_transport_of_that_name_is_opened_with_the_trust_that_is_given
             await get(doubting, upstream.origin)
         await trusting.aclose()
         await doubting.aclose()
+
+
+async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while content := await reader.read(65536):
+        writer.write(content)
+    writer.close()
+
+
+@pytest.mark.parametrize("secure", [True, False], ids=["https", "http"])
+async def test_through_a_proxy_a_call_arrives_as_it_is_and_the_proxy_learns_no_more_than_it_must(
+    secure: bool,
+) -> None:
+    """A proxy is asked for a tunnel to a host, not to the call's path, and the API never sees its password."""
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        their_reader, their_writer = await asyncio.open_connection(
+            *httpx.URL(api.origin).netloc.decode().split(":")
+        )
+        if secure:
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        else:
+            their_writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await asyncio.gather(copy(reader, their_writer), copy(their_reader, writer))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(GOOD)
+
+    asked: list[bytes] = []
+    arrived: list[bytes] = []
+    authority, trust = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(trust)
+    target = "/openai/a%2Fb//c?d=%20e"
+    async with peer(serve, server_side(authority, "127.0.0.1") if secure else None) as api, peer(proxy) as it:
+        choice = Choice("httpx", "a proxy", it.origin.replace("http://", "http://user:hunter2@"))
+        transport = open_transport(choice, verify=trust)
+        async with asyncio.timeout(5):
+            assert (
+                await whole(await send(transport, "GET", api.origin, target, [(b"x-a", b"1")], b"")) == b"ok"
+            )
+        await transport.aclose()
+    [asked_first], [arrived_first] = asked, arrived
+    host = httpx.URL(api.origin).netloc
+    assert b"Proxy-Authorization: Basic dXNlcjpodW50ZXIy\r\n" in asked_first
+    if secure:
+        assert asked_first.startswith(b"CONNECT %b HTTP/1.1\r\n" % host)
+        assert arrived_first == b"GET %b HTTP/1.1\r\nhost: %b\r\nx-a: 1\r\n\r\n" % (target.encode(), host)
+    else:
+        assert asked_first.startswith(b"GET http://%b%b HTTP/1.1\r\n" % (host, target.encode()))
+
+
+@pytest.mark.parametrize(("idle", "connections"), [(89, 1), (91, 2)])
+async def test_httpx_keeps_idle_connections_as_long_as_our_own_transport(
+    monkeypatch: pytest.MonkeyPatch, idle: float, connections: int
+) -> None:
+    """For 90 s: API Management's load balancer forgets them after four minutes, without a word."""
+    transport, now = open_transport(Choice("httpx")), time.monotonic
+    async with peer(answering(GOOD, GOOD, hang=True)) as upstream:
+        await get(transport, upstream.origin)
+        with monkeypatch.context() as later:
+            later.setattr(time, "monotonic", lambda: now() + idle)
+            await get(transport, upstream.origin)
+        assert upstream.connections == connections
+        await transport.aclose()

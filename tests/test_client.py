@@ -11,7 +11,14 @@ from shim.call.body import Body, open_body
 from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest
 from shim.call.spool import SpoolSpace
-from shim.errors import InvalidRequest, ShimError, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from shim.errors import (
+    CallerGone,
+    InvalidRequest,
+    ShimError,
+    UpstreamBroken,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from shim.headers import Headers
 from shim.upstream.client import Upstream, UpstreamResponse
 from shim.upstream.transport import ShimTransport
@@ -121,24 +128,33 @@ async def test_times_are_handed_on_and_no_idle_timeout_is_any_silence(
     assert timeout == {"connect": 3, "read": read, "write": None, "pool": None}
 
 
-ERRORS: list[tuple[Exception, type[ShimError], int]] = [
-    (httpx.LocalProtocolError("no"), InvalidRequest, 1),
-    (httpx.ConnectError("no"), UpstreamUnreachable, 2),
-    (httpx.ConnectTimeout("no"), UpstreamUnreachable, 2),
-    (httpx.ReadTimeout("no"), UpstreamTimeout, 1),
-    (httpx.ReadError("no"), UpstreamBroken, 1),
-    (httpx.RemoteProtocolError("no"), UpstreamBroken, 1),
+# What each becomes, after how many attempts, and what the caller is to do.
+ERRORS: list[tuple[Exception, type[ShimError], int, str]] = [
+    (httpx.LocalProtocolError("no"), InvalidRequest, 1, "The call could not be sent on: no."),
+    (httpx.ConnectError("no"), UpstreamUnreachable, 2, "nothing was sent to it. Try again shortly."),
+    (httpx.ConnectTimeout("no"), UpstreamUnreachable, 2, "nothing was sent to it. Try again shortly."),
+    (
+        httpx.ReadTimeout("no"),
+        UpstreamTimeout,
+        1,
+        '5 s. For responses that take longer, stream ("stream": true),',
+    ),
+    (httpx.ReadError("no"), UpstreamBroken, 1, "broke before it answered (no). Try again."),
+    (httpx.RemoteProtocolError("no"), UpstreamBroken, 1, "broke before it answered (no). Try again."),
 ]
 
 
-@pytest.mark.parametrize(("raised", "kind", "attempts"), ERRORS, ids=[type(e[0]).__name__ for e in ERRORS])
+@pytest.mark.parametrize(
+    ("raised", "kind", "attempts", "words"), ERRORS, ids=[type(e[0]).__name__ for e in ERRORS]
+)
 async def test_an_error_of_the_transport_becomes_one_of_the_shims(
-    raised: Exception, kind: type[ShimError], attempts: int
+    raised: Exception, kind: type[ShimError], attempts: int, words: str
 ) -> None:
     transport = Scripted(raised)
     with pytest.raises(kind) as error:
         await call(transport)
     assert error.type is kind
+    assert words in error.value.message
     assert len(transport.requests) == attempts
     if kind is not InvalidRequest:
         with pytest.raises(kind):
@@ -183,6 +199,8 @@ async def test_a_check_asks_without_a_key_and_closes_the_response_whatever_it_is
     await upstream(transport).check("https://a.example:8443/openai")
     [request] = transport.requests
     assert (request.method, request.headers.raw) == ("GET", [(b"host", b"a.example:8443")])
+    assert request.url.raw_path == b"/openai"
+    assert request.extensions["timeout"]["connect"] == 3
     assert isinstance(answer.stream, Closing)
     assert answer.stream.closed == 1
 
@@ -268,3 +286,74 @@ def test_a_slow_upload_is_no_late_response() -> None:
             await calling
 
     run_in_virtual_time(scenario)
+
+
+def test_once_upstream_has_answered_the_rest_of_an_upload_has_all_its_time() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        uploads: list[AsyncIterator[bytes]] = []
+
+        async def answer_early(request: httpx.Request) -> httpx.Response:
+            assert isinstance(request.stream, httpx.AsyncByteStream)
+            uploads.append(aiter(request.stream))
+            assert await anext(uploads[0]) == b"a"
+            return response()
+
+        sending = Sending(b"a", b"b")
+        caller = Caller(sending)
+        sending.let_go.set()
+        framing = [(b"transfer-encoding", b"chunked")]
+        body = await open_body(framing, caller, model="unread", max_bytes=1, space=SpoolSpace(1))
+        request = UpstreamRequest("POST", "https://a.example", "/", framing, body)
+        await upstream(Scripted(answer_early)).send(request, caller)
+        await loop.pass_until(60)
+        sending.let_go.set()
+        assert [piece async for piece in uploads[0]] == [b"b"]
+
+    run_in_virtual_time(scenario)
+
+
+class Leaving:
+    """A caller who has sent all, and leaves when told."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    async def __call__(self) -> Message:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+
+async def test_a_caller_who_leaves_before_the_response_has_the_request_cancelled() -> None:
+    """A completion that nobody waits for would run on, and be billed."""
+
+    async def waiting(_: httpx.Request) -> httpx.Response:
+        leaving.left.set()
+        try:
+            return await _never(_)
+        finally:
+            cancelled.set()
+
+    leaving, cancelled = Leaving(), asyncio.Event()
+    caller = Caller(leaving)
+    body = await open_body([], caller, model="unread", max_bytes=1, space=SpoolSpace(1))
+    request = UpstreamRequest("GET", "https://a.example", "/", [], body)
+    async with asyncio.timeout(4):  # less than the first byte has
+        with pytest.raises(CallerGone):
+            await upstream(Scripted(waiting)).send(request, caller)
+    assert cancelled.is_set()
+
+
+async def test_a_caller_who_leaves_while_an_error_is_read_has_its_response_closed() -> None:
+    async def stalling() -> AsyncIterator[bytes]:
+        leaving.left.set()
+        yield b"a"
+        await asyncio.Event().wait()
+
+    leaving, stream = Leaving(), Closing(stalling())
+    caller = Caller(leaving)
+    caller.sent_nothing()
+    answer = UpstreamResponse(httpx.Response(429, stream=stream), Body(caller, caller.body()))
+    async with asyncio.timeout(4):
+        with pytest.raises(CallerGone):
+            await upstream(Scripted(response())).read(answer, 100, caller)
+    assert stream.closed == 1

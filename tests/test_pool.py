@@ -1,6 +1,9 @@
 """Idle connections: how long they are kept, and which of them is handed out again."""
 
+import asyncio
 import logging
+import weakref
+from collections.abc import Callable
 
 import pytest
 
@@ -132,6 +135,38 @@ def test_a_machine_that_has_just_started_keeps_connections_too() -> None:
         loop.now = 0.5
         [connection] = release(pool)
         assert pool.take() is connection
+
+    run_in_virtual_time(scenario)
+
+
+def test_a_busy_pool_has_one_timer_for_all_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each call would be kept for 90 s, a thousand calls a second."""
+    timers = []
+
+    def call_later(loop: VirtualLoop, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        timers.append(delay)
+        return loop.call_at(loop.time() + delay, callback)
+
+    async def scenario(loop: VirtualLoop) -> None:
+        pool = Pool(Counts())
+        for _ in range(100):
+            release(pool)
+            pool.take()
+        assert timers == [90]
+
+    with monkeypatch.context() as counting:
+        counting.setattr(VirtualLoop, "call_later", call_later)
+        run_in_virtual_time(scenario)
+
+
+def test_a_closed_pool_is_let_go_at_once() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        pool = Pool(Counts())
+        release(pool)
+        pool.close()
+        closed = weakref.ref(pool)
+        del pool
+        assert closed() is None
 
     run_in_virtual_time(scenario)
 

@@ -1,5 +1,7 @@
 """Responses' heads as the Functions host takes them: it answers an empty 500 in their place, or hangs, otherwise."""
 
+import logging
+import re
 import uuid
 
 import pytest
@@ -22,6 +24,23 @@ FILENAMES = {
         'attachment; filename="é\\"x.txt"'.encode(),
         b"attachment; filename*=UTF-8''%C3%A9%22x.txt",
     ),
+    "with a slash": (
+        'attachment; filename="é/x.txt"'.encode(),
+        b"attachment; filename*=UTF-8''%C3%A9%2Fx.txt",
+    ),
+    "with a control character": (
+        b'attachment; filename="a\x01b.txt"',
+        b"attachment; filename*=UTF-8''a%01b.txt",
+    ),
+    "in capitals": ('attachment; FILENAME="é.txt"'.encode(), b"attachment; filename*=UTF-8''%C3%A9.txt"),
+    "before another parameter": (
+        "attachment; filename=é.txt ; size=1".encode(),
+        b"attachment; filename*=UTF-8''%C3%A9.txt; size=1",
+    ),
+    "an encoded one in capitals goes before": (
+        "attachment; filename=\"é.txt\"; FileName*=UTF-8''e.txt".encode(),
+        b"attachment; FileName*=UTF-8''e.txt",
+    ),
     "an encoded one goes before": (
         "attachment; filename=\"é.txt\"; filename*=UTF-8''e.txt".encode(),
         b"attachment; filename*=UTF-8''e.txt",
@@ -40,10 +59,15 @@ def test_another_value_that_the_host_refuses_is_dropped_by_name(value: bytes) ->
     assert fit_for_host(headers) == ([(b"x-a", b"1"), (b"x-b", b"tab\there")], [b"x-region"])
 
 
+def test_a_disposition_that_is_not_ascii_elsewhere_is_dropped_and_not_guessed_at() -> None:
+    name = b"content-disposition"
+    assert fit_for_host([(name, 'attachment; title="日本"; filename="é"'.encode())]) == ([], [name])
+
+
 def test_a_head_larger_than_the_host_takes_is_refused() -> None:
     header = (b"x-long", b"a" * 1000)
     assert fit_for_host([header] * 50) == ([header] * 50, [])
-    with pytest.raises(UpstreamHeadTooLarge, match=r"about 60 KB"):
+    with pytest.raises(UpstreamHeadTooLarge, match=r"\(about 60 KB\): remove some in a policy of the API"):
         fit_for_host([header] * 61)
 
 
@@ -87,10 +111,14 @@ async def test_a_head_that_the_host_would_not_take_is_a_502_that_says_so(
 async def test_a_value_that_the_host_would_not_take_costs_its_header_alone(
     host: Host, standin: Standin
 ) -> None:
-    answer = await answered(host, standin, "GET", {"x-region": "Zürich", "x-kept": "1"})
+    odd = {"x-region": "Zürich", "x-place": "Genève", "x-kept": "1"}
+    answer = await answered(host, standin, "GET", odd)
     assert (answer.status, answer.body) == (200, b"ok")
     assert (answer.named("x-kept"), answer.named("x-region")) == (["1"], [])
-    await host.logs.first(lambda record: "x-region" in record.message)
+    told = await host.logs.first(lambda record: "x-region" in record.message)
+    assert told.level == logging.WARNING
+    dropped = "headers dropped, as the host takes ASCII only: x-region, x-place"
+    assert re.search(f"{dropped} request_id=[0-9a-f-]{{36}}$", told.message)
 
 
 async def test_the_largest_head_that_is_sent_is_one_that_the_host_takes(host: Host, standin: Standin) -> None:

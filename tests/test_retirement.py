@@ -62,6 +62,7 @@ def test_nothing_is_announced_by_default() -> None:
     assert announce([(b"sunset", b"upstream's own")], Retirement()) == [(b"sunset", b"upstream's own")]
     assert refusal(Retirement(), MIDNIGHT) is None
     assert report(Retirement(), MIDNIGHT) == {}
+    assert days_left(Retirement(), MIDNIGHT) is None
 
 
 def test_a_day_is_its_first_moment_in_utc_and_a_time_has_a_zone() -> None:
@@ -169,6 +170,37 @@ def test_a_brownout_refuses_in_its_window_between_deprecation_and_sunset() -> No
     assert dict(refused.headers)[b"retry-after"] == b"540"
     for served in (noon - 1, noon + 600, noon - DAY + 60, noon + 30 * DAY + 60):
         assert refusal(retirement, served) is None
+
+
+WAYS_ON = {"": "Ask whoever runs it what to use in its place.", LINK: f"What to use in its place: {LINK}"}
+
+
+@pytest.mark.parametrize(("link", "way_on"), WAYS_ON.items(), ids=["no link", "a link"])
+def test_who_is_refused_is_told_since_when_or_from_when_on_and_where_to_go(link: str, way_on: str) -> None:
+    date = "Wed, 31 Mar 2027 00:00:00 GMT"
+    over = refusal(Retirement(sunset=MIDNIGHT, refuse_after_sunset=True, link=link), MIDNIGHT)
+    rehearsed = refusal(
+        Retirement(sunset=MIDNIGHT, brownout=Brownout(600, DAY, 0), link=link), MIDNIGHT - DAY
+    )
+    assert over is not None
+    assert rehearsed is not None
+    assert over.message == f"This endpoint was retired on {date}. {way_on}"
+    assert rehearsed.message == (
+        f"This endpoint will be retired on {date}, and refuses calls for announced periods until then. {way_on}"
+    )
+
+
+def test_who_waits_out_a_brownout_is_not_told_a_second_too_little() -> None:
+    refused = refusal(Retirement(sunset=MIDNIGHT, brownout=Brownout(600, DAY, 0)), MIDNIGHT - DAY + 59.5)
+    assert refused is not None
+    assert dict(refused.headers)[b"retry-after"] == b"541"
+
+
+def test_one_announcement_does_not_grow_by_the_next() -> None:
+    retirement = read(**ANNOUNCED)
+    first = announce([(b"a", b"1")], retirement)
+    first.append((b"b", b"2"))
+    assert announce([], retirement) == [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 def test_a_window_goes_on_past_midnight() -> None:

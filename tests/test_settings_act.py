@@ -165,6 +165,15 @@ async def test_the_transport_is_the_one_that_is_asked_for(
     assert any("UPSTREAM_TRANSPORT says so" in message for message in records) is told
 
 
+async def test_calls_leave_by_the_proxy_that_the_environment_names(
+    start_host: StartHost, standin: Standin
+) -> None:
+    nowhere = {"APIM_BASE_URL": "http://localhost:1/openai"}
+    host = await start_host(**nowhere, http_proxy=standin.base_url.removesuffix("/openai"))
+    assert (await sent_on(host, "GET", "/v1/files"))[0].startswith("http://localhost:1/openai/files")
+    await host.logs.first(lambda record: "a proxy stands between the shim and localhost" in record.message)
+
+
 async def test_no_heartbeat_is_sent_where_its_interval_is_0(start_host: StartHost, standin: Standin) -> None:
     async def answer(upstream: web.Request, _: Received) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})

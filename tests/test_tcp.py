@@ -92,6 +92,17 @@ def test_a_silent_peer_is_asked_after_thirty_seconds_three_times_ten_seconds_apa
         assert [connected.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [30, 10, 3]
 
 
+def test_where_options_have_another_name_or_none_the_others_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS calls the first TCP_KEEPALIVE; some systems have no count of probes."""
+    first, interval = socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL
+    monkeypatch.delattr(socket, "TCP_KEEPIDLE")
+    monkeypatch.delattr(socket, "TCP_KEEPCNT")
+    monkeypatch.setattr(socket, "TCP_KEEPALIVE", first, raising=False)
+    with socket.socket() as connected:
+        probe_when_silent(connected)
+        assert [connected.getsockopt(socket.IPPROTO_TCP, option) for option in (first, interval)] == [30, 10]
+
+
 def handshaken() -> tuple[ssl.SSLObject, ssl.SSLObject, ssl.MemoryBIO]:
     """A client and a server that have shaken hands, and what the client receives."""
     authority = trustme.CA()

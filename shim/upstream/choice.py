@@ -39,12 +39,35 @@ def open_transport(choice: Choice, *, verify: ssl.SSLContext | None = None) -> h
     """Opens no connection yet."""
     if choice.name == "shim":
         return ShimTransport(verify=verify)
-    return httpx.AsyncHTTPTransport(
+    carry = _ThroughProxy if choice.proxy else httpx.AsyncHTTPTransport
+    return carry(
         verify=verify or ssl.create_default_context(),
         proxy=httpx.Proxy(choice.proxy) if choice.proxy else None,
         # As many connections as calls in flight, as with our own.
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=90),
     )
+
+
+class _ThroughProxy(httpx.AsyncHTTPTransport):
+    """Carries the target in the URL: given as an extension, it would be asked of the proxy itself, by CONNECT too."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        extensions = dict(request.extensions)
+        if (target := extensions.pop("target", None)) is not None:
+            request.url, request.extensions = _Url(request.url, target), extensions
+        return await super().handle_async_request(request)
+
+
+class _Url(httpx.URL):
+    """A URL whose target goes on the wire as it is."""
+
+    def __init__(self, origin: httpx.URL, target: bytes) -> None:
+        super().__init__(origin)
+        self._target = target
+
+    @property
+    def raw_path(self) -> bytes:
+        return self._target
 
 
 def _proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
