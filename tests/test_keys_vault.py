@@ -33,6 +33,7 @@ from shim.errors import KeyStoreUnavailable, render
 from shim.keys import open_key_store
 from shim.keys.azure import credential as credentials
 from shim.keys.azure import key_vault as secrets
+from shim.keys.azure import sdk
 from shim.keys.azure.credential import SharedCredential, open_credential
 from shim.keys.azure.key_vault import VaultSecrets
 from shim.keys.cache import CachedKeyStore
@@ -102,19 +103,21 @@ async def test_warming_opens_the_sdk_and_asks_nobody(
     assert credential.asked == 0
 
 
+@pytest.mark.parametrize("tags", [{}, {"label": ""}], ids=["none", "an empty one"])
 async def test_secret_without_a_label_is_called_by_the_beginning_of_its_digest(
-    vault: VaultDouble, store: VaultKeyStore
+    vault: VaultDouble, store: VaultKeyStore, tags: dict[str, str]
 ) -> None:
-    vault.put(NAME, KEY)
+    vault.put(NAME, KEY, tags=tags)
     found = await store.find(DIGEST)
     assert found
     assert found.label == f"key-{DIGEST[:8]}"
 
 
-async def test_newline_at_the_end_of_a_value_is_no_part_of_the_key(
-    vault: VaultDouble, store: VaultKeyStore
+@pytest.mark.parametrize("value", [f"{KEY}\n", f"{KEY}\r\n", f" {KEY}", f"\n{KEY} "])
+async def test_white_space_around_a_value_is_no_part_of_the_key(
+    vault: VaultDouble, store: VaultKeyStore, value: str
 ) -> None:
-    vault.put(NAME, KEY + "\r\n")
+    vault.put(NAME, value)
     found = await store.find(DIGEST)
     assert found
     assert found.key == KEY
@@ -141,6 +144,33 @@ async def test_absent_deleted_and_disabled_secrets_are_unknown_keys(
     assert await store.find(DIGEST)
     vault.delete(NAME)
     assert await store.find(DIGEST) is None
+
+
+async def test_a_secret_that_is_handed_out_though_it_is_disabled_is_no_key(
+    vault: VaultDouble, store: VaultKeyStore
+) -> None:
+    async def fault(_: web.Request) -> web.Response:
+        attributes = {"enabled": False}
+        return web.json_response(
+            {"value": KEY, "id": f"{vault.url}/secrets/{NAME}/1", "attributes": attributes}
+        )
+
+    vault.fault = fault
+    assert await store.find(DIGEST) is None
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, PREFIX.upper()])
+async def test_keys_are_listed_whatever_letters_their_names_are_written_in(
+    vault: VaultDouble, credential: Credential, prefix: str
+) -> None:
+    vault.put(f"{PREFIX}{digest_of('one')}", "x")
+    vault.put(f"{PREFIX.upper()}{digest_of('another').upper()}", "x")
+    store = VaultKeyStore(
+        VaultSecrets(vault.url, credential=credential, transport=vault.transport()), prefix=prefix
+    )
+    [page] = [page async for page in store.digest_pages()]
+    await store.close()
+    assert sorted(page) == sorted([digest_of("one"), digest_of("another")])
 
 
 async def test_keys_are_listed_by_digest_without_values_disabled_ones_or_certificates(
@@ -213,7 +243,7 @@ async def test_slow_vault_is_unavailable_within_the_budget(vault: VaultDouble, o
 
 def test_budgets_keep_a_caller_waiting_for_a_few_seconds_at_most() -> None:
     assert secrets.CALL_BUDGET <= 5
-    assert secrets.CONNECT_TIMEOUT + secrets.READ_TIMEOUT < secrets.CALL_BUDGET
+    assert sdk.CONNECT_TIMEOUT + sdk.READ_TIMEOUT < secrets.CALL_BUDGET
 
 
 async def test_vault_down_at_a_cold_start_is_unavailable_and_found_when_it_is_up(
@@ -524,7 +554,7 @@ async def test_local_keys_are_found_without_a_vault() -> None:
     assert isinstance(store, LocalKeyStore)
     found = await store.find(DIGEST)
     assert found
-    assert (found.key, found.label) == (KEY, "dev")
+    assert (found.key, found.label, found.source) == (KEY, "dev", "local settings")
     assert await store.find(digest_of("another key")) is None
 
 
