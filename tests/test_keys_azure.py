@@ -5,7 +5,10 @@ Whoever reads one of these sentences has an app that lets nobody in, and does wh
 
 import asyncio
 import base64
+import gc
 import json
+import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ from shim.keys.azure import api_management, credential, key_vault, sdk, vault_er
 from shim.keys.azure.api_management import Apim, ApimApi, ApimError, ApimService, ApimSubscription
 from shim.keys.azure.credential import SharedCredential, TokenTimeoutError
 from shim.keys.azure.key_vault import VaultSecrets
+from shim.keys.azure.sockets import make_socket
 from shim.keys.azure.transport import SdkTransport
 from shim.keys.azure.vault_errors import Access, VaultError, explain
 from shim.keys.azure.writing import WritableSecrets
@@ -667,6 +671,46 @@ def test_a_token_that_does_not_come_is_given_up_after_half_a_minute() -> None:
         await shared.close()
 
     run_in_virtual_time(scenario)
+
+
+# The way there.
+
+
+def test_a_socket_that_is_collected_leaves_its_number_to_the_loop() -> None:
+    opened = make_socket((socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", 443)))
+    number = opened.fileno()
+    assert (opened.family, opened.type, opened.proto) == (
+        socket.AF_INET,
+        socket.SOCK_STREAM,
+        socket.IPPROTO_TCP,
+    )
+    del opened
+    gc.collect()
+    os.close(number)  # which fails if somebody has closed it already
+
+
+async def test_the_vault_is_reached_by_the_proxy_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, credential: Credential
+) -> None:
+    asked: list[bytes] = []
+
+    async def refuse(reading: asyncio.StreamReader, writing: asyncio.StreamWriter) -> None:
+        asked.append(await reading.readline())
+        writing.write(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
+        writing.close()
+
+    proxy = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    reader = VaultSecrets("https://v.vault.azure.net", credential=credential)
+    with pytest.raises(VaultError, match="no connection to Key Vault"):
+        await reader.get(NAME)
+    await reader.close()
+    proxy.close()
+    await proxy.wait_closed()
+    assert set(asked) == {b"CONNECT v.vault.azure.net:443 HTTP/1.1\r\n"}
 
 
 # How long Azure may take.

@@ -161,19 +161,27 @@ async def test_an_operator_waits_half_a_minute_for_a_call_and_a_caller_of_the_sh
 # Whose token it is.
 
 OPENERS = """
-import asyncio, os
+import asyncio, gc, os, socket
 from shim.keys import open_apim, open_key_store, open_secrets
 from shim.settings import Settings
+
+def assert_the_loop_alone_closes_sockets():
+    sockets = [each for each in gc.get_objects() if issubclass(type(each), socket.socket)]
+    kinds = {type(each).__name__ for each in sockets if each.fileno() != -1 and each.family == socket.AF_INET}
+    assert kinds == {"LoopsOwnSocket"}, kinds
 
 async def main():
     settings = Settings.from_environment(os.environ)
     store = open_key_store(settings)
     await store.check()
+    assert_the_loop_alone_closes_sockets()
     await store.close()
     async with open_secrets(settings) as secrets:
         _ = [item async for item in secrets.list()]
+        assert_the_loop_alone_closes_sockets()
     async with open_apim(settings) as apim:
         _ = [item async for item in apim.subscriptions()]
+        assert_the_loop_alone_closes_sockets()
 
 asyncio.run(main())
 """

@@ -4,8 +4,10 @@
 """
 
 import asyncio
+import gc
 import json
 import logging
+import socket
 import subprocess
 import sys
 import traceback
@@ -36,6 +38,7 @@ from shim.keys.azure import key_vault as secrets
 from shim.keys.azure import sdk
 from shim.keys.azure.credential import SharedCredential, open_credential
 from shim.keys.azure.key_vault import VaultSecrets
+from shim.keys.azure.sockets import LoopsOwnSocket
 from shim.keys.cache import CachedKeyStore
 from shim.keys.local import LocalKeyStore
 from shim.keys.scan import ScanKeyStore
@@ -581,15 +584,25 @@ def test_opening_a_store_imports_neither_the_sdk_nor_aiohttp() -> None:
     assert json.loads(done.stdout) == []
 
 
-async def test_in_azure_the_credential_is_the_managed_identity_with_the_client_id(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("in_azure", [True, False], ids=["in Azure", "elsewhere, if told so"])
+async def test_a_managed_identity_is_the_one_with_the_client_id(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, in_azure: bool
 ) -> None:
     asked: list[web.Request] = []
+    sockets: list[type] = []
     double = Credential()
 
     async def answer(request: web.Request) -> web.Response:
         asked.append(request)
-        return web.json_response(
+        sockets.extend(
+            type(each)
+            for each in gc.get_objects()
+            if issubclass(type(each), socket.socket)
+            and each.fileno() != -1
+            and each.family == socket.AF_INET
+            and each.getsockname()[1] == request.get_extra_info("peername")[1]
+        )
+        response = web.json_response(
             {
                 "access_token": double.token,
                 "expires_on": "4102444800",
@@ -598,6 +611,9 @@ async def test_in_azure_the_credential_is_the_managed_identity_with_the_client_i
                 "client_id": CLIENT,
             }
         )
+        # The SDK decodes what it gets, and asks for it so.
+        response.enable_compression(web.ContentCoding.gzip)
+        return response
 
     app = web.Application()
     app.router.add_get("/msi/token", answer)
@@ -607,8 +623,9 @@ async def test_in_azure_the_credential_is_the_managed_identity_with_the_client_i
     # What the platform tells an app with an identity; the SDK reads the environment and nothing else.
     monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{runner.addresses[0][1]}/msi/token")
     monkeypatch.setenv("IDENTITY_HEADER", "853b9a84-5bfa-4b22-a3f3-0b9a43d9ad8a")
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")
     with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="azure"):
-        credential = SharedCredential(open_credential(in_azure=True, client_id=CLIENT))
+        credential = SharedCredential(open_credential(in_azure=in_azure, client_id=CLIENT))
         tokens = await asyncio.gather(
             *(credential.get_token_info("https://vault.azure.net/.default") for _ in range(10))
         )
@@ -619,6 +636,7 @@ async def test_in_azure_the_credential_is_the_managed_identity_with_the_client_i
     assert request.query["client_id"] == CLIENT
     assert request.query["resource"] == "https://vault.azure.net"
     assert credential.principal == f"principal {PRINCIPAL} (client {CLIENT})"
+    assert sockets == [LoopsOwnSocket]
     assert secrets_in(caplog.text, [double.token]) == []
 
 
