@@ -51,6 +51,7 @@ from shim.keys.azure.vault_errors import Access, VaultError, explain
 from shim.keys.azure.writing import WritableSecrets
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 
+SCOPE = "https://vault.azure.net/.default"
 NAME = "apim-sub-0123456789abcdef"
 WHO = f"principal {PRINCIPAL} (client {CLIENT})"
 NO_VAULT = "is KEY_VAULT_URL the URL of a Key Vault?"
@@ -534,28 +535,42 @@ async def test_a_defect_while_the_service_is_read_is_told_by_its_place(azure: Az
 
 
 async def test_a_service_is_left_with_everything_closed(azure: Azure) -> None:
-    closed: list[str] = []
-
-    class Closing(Credential):
-        async def close(self) -> None:
-            closed.append("credential")
-
     session = aiohttp.ClientSession()
+    credential = Credential()
     opened = Apim(
         RESOURCE_ID,
         resource_manager_url=azure.apim.url,
-        credential=Closing(),
+        credential=credential,
         transport=Hurried(session=session),
     )
     async with opened:
-        assert not closed
-    assert closed == ["credential"]
+        assert not credential.closed
+    assert credential.closed
     assert session.closed
 
 
-# The credential.
+async def test_a_token_for_the_service_is_one_for_its_clouds_resource_manager(azure: Azure) -> None:
+    asked: list[tuple[str, ...]] = []
 
-SCOPE = "https://vault.azure.net/.default"
+    class Noting(Credential):
+        async def get_token_info(
+            self, *scopes: str, options: TokenRequestOptions | None = None
+        ) -> AccessTokenInfo:
+            asked.append(scopes)
+            return await super().get_token_info(SCOPE)
+
+    opened = Apim(
+        RESOURCE_ID,
+        resource_manager_url=azure.apim.url,
+        credential=Noting(),
+        transport=Hurried(session=aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client_tls()))),
+    )
+    async with opened as apim:
+        await apim.service()
+    assert asked == [(f"{azure.apim.url}/.default",)]
+
+
+# The credential.
 
 
 class Issuer(Credential):

@@ -25,6 +25,8 @@ from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 TTL = 300.0
 STALE = 3600.0
 GOOD = digest_of("good key")
+UNAVAILABLE = "The API key could not be checked just now. Try again."
+BUSY = "The API key could not be checked just now, because too many unknown keys are being tried. Try again."
 # Of a list, as in Key Vault.
 PAGE = 25
 
@@ -286,7 +288,18 @@ async def test_unknown_key_is_never_refused_while_the_store_fails(script: Script
         clock.advance(3)
         with pytest.raises(KeyStoreUnavailable) as second:
             await store.find(GOOD)
-        assert second.value.retry_after == 4
+        assert (second.value.message, second.value.retry_after) == (UNAVAILABLE, 4)
+
+
+async def test_key_that_was_unknown_just_now_is_unknown_though_the_store_fails(
+    script: Script, clock: Clock
+) -> None:
+    async with cached(script, clock) as store:
+        assert await store.find(GOOD) is None
+        script.failure = unavailable()
+        with pytest.raises(KeyStoreUnavailable):
+            await store.find(digest_of("another"))
+        assert await store.find(GOOD) is None
 
 
 async def test_failing_store_is_left_alone_for_as_long_as_it_asks(script: Script, clock: Clock) -> None:
@@ -453,8 +466,7 @@ def test_a_lookup_whose_turn_does_not_come_within_five_seconds_spends_nothing_an
             assert [task.done() for task in asking] == [False, False, True]
             refusal = asking[2].exception()
             assert isinstance(refusal, KeyStoreUnavailable)
-            assert (refusal.message, refusal.retry_after) == (cache.BUSY, 1)
-            assert "too many unknown keys are being tried" in refusal.message
+            assert (refusal.message, refusal.retry_after) == (BUSY, 1)
             await loop.pass_until(60)
             script.gate.set()
             await settle()
@@ -537,8 +549,9 @@ async def test_callers_wait_for_the_first_listing_and_for_no_later_one(script: S
         assert not good.done()
         script.list_gate.set()
         assert await good is subscription
-        with pytest.raises(KeyStoreUnavailable, match="too many unknown keys are being tried"):
+        with pytest.raises(KeyStoreUnavailable) as refused:
             await unknown
+        assert refused.value.message == BUSY
         clock.advance(listing.MIN_INTERVAL)
         await flood(store, clock)
         script.list_gate.clear()
@@ -991,7 +1004,7 @@ async def test_defect_in_a_lookup_is_unavailable_and_its_message_is_not_logged(
         for another in (GOOD, digest_of("another")):
             with pytest.raises(KeyStoreUnavailable) as refused:
                 await store.find(another)
-            assert refused.value.retry_after == 5
+            assert (refused.value.message, refused.value.retry_after) == (UNAVAILABLE, 5)
         # As after any failure, the store is left alone.
         assert script.asked == [GOOD]
     assert "RuntimeError in Script.find" in caplog.text
@@ -1003,10 +1016,11 @@ async def test_close_ends_lookups_and_tells_their_callers(script: Script, clock:
     async with cached(script, clock) as store:
         under_way = asyncio.create_task(store.find(GOOD))
         await settle()
-    with pytest.raises(KeyStoreUnavailable):
+    with pytest.raises(KeyStoreUnavailable) as ended:
         await under_way
-    with pytest.raises(KeyStoreUnavailable):
+    with pytest.raises(KeyStoreUnavailable) as closed:
         await store.find(GOOD)
+    assert ended.value.message == closed.value.message == UNAVAILABLE
     assert script.closed
     assert script.asked == [GOOD]
 

@@ -519,6 +519,9 @@ async def test_unknown_key_is_worth_another_try_after_a_second_while_a_scan_goes
     vault.fault = vault.slow()
     with pytest.raises(KeyStoreUnavailable) as refused:
         await find(store, OLD)
+    assert refused.value.message == (
+        "The API key could not be checked just now, because the key store did not respond. Try again."
+    )
     assert refused.value.retry_after == 1
 
 
@@ -691,7 +694,8 @@ async def test_an_end_that_is_set_in_the_second_of_the_last_change_is_seen(
     vault.change("apim-a")
     assert await find(store, OLD)
     moment = clock.now() + timedelta(seconds=TTL if attribute == "expires" else 2 * TTL)
-    vault.change("apim-a", **{attribute: moment})
+    change: dict[str, Any] = {attribute: moment}
+    vault.change("apim-a", **change)
     clock.advance(TTL)
     assert await find(store, OLD) is None
 
