@@ -28,6 +28,7 @@ from devhost.azure.faults import (
     error,
     failing,
     forbidden,
+    redirecting,
     throttled,
     unauthorized,
 )
@@ -547,6 +548,20 @@ async def test_a_service_is_left_with_everything_closed(azure: Azure) -> None:
         assert not credential.closed
     assert credential.closed
     assert session.closed
+
+
+async def test_a_redirect_of_the_service_is_not_followed(vault: VaultDouble, credential: Credential) -> None:
+    vault.fault = redirecting
+    opened = Apim(
+        RESOURCE_ID,
+        resource_manager_url=vault.url,
+        credential=ManagementCredential(credential),
+        transport=vault.transport(),
+    )
+    async with opened as apim:
+        with pytest.raises(ApimError, match="answered 307"):
+            await apim.service()
+    assert vault.hosts == {vault.host}
 
 
 async def test_a_token_for_the_service_is_one_for_its_clouds_resource_manager(azure: Azure) -> None:

@@ -577,6 +577,18 @@ async def test_settings_say_how_keys_are_looked_up(lookup: str, kind: type) -> N
     await store.close()
 
 
+@pytest.mark.parametrize("lookup", ["digest", "scan"])
+async def test_warming_a_store_opens_the_sdk_however_keys_are_looked_up(
+    monkeypatch: pytest.MonkeyPatch, lookup: str
+) -> None:
+    # The identity library refuses to choose among credentials that it does not know.
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "nonsense")
+    store = open_key_store(settings(KEY_VAULT_URL="https://example.vault.azure.net", KEY_LOOKUP=lookup))
+    with pytest.raises(ValueError, match="nonsense"):
+        await store.warm()
+    await store.close()
+
+
 def test_opening_a_store_imports_neither_the_sdk_nor_aiohttp() -> None:
     code = (
         "import json, sys; from shim.keys import open_key_store; from shim.settings import Settings;"
