@@ -550,12 +550,27 @@ async def test_a_service_is_left_with_everything_closed(azure: Azure) -> None:
     assert session.closed
 
 
-async def test_a_redirect_of_the_service_is_not_followed(vault: VaultDouble, credential: Credential) -> None:
+class OfAnyScope(Credential):
+    """Gives its token for whatever it is asked for, and notes that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scopes: list[tuple[str, ...]] = []
+
+    async def get_token_info(
+        self, *scopes: str, options: TokenRequestOptions | None = None
+    ) -> AccessTokenInfo:
+        self.scopes.append(scopes)
+        return await super().get_token_info(SCOPE)
+
+
+async def test_a_redirect_of_the_service_is_not_followed(vault: VaultDouble) -> None:
+    vault.credential = OfAnyScope()
     vault.fault = redirecting
     opened = Apim(
         RESOURCE_ID,
         resource_manager_url=vault.url,
-        credential=ManagementCredential(credential),
+        credential=vault.credential,
         transport=vault.transport(),
     )
     async with opened as apim:
@@ -565,24 +580,16 @@ async def test_a_redirect_of_the_service_is_not_followed(vault: VaultDouble, cre
 
 
 async def test_a_token_for_the_service_is_one_for_its_clouds_resource_manager(azure: Azure) -> None:
-    asked: list[tuple[str, ...]] = []
-
-    class Noting(Credential):
-        async def get_token_info(
-            self, *scopes: str, options: TokenRequestOptions | None = None
-        ) -> AccessTokenInfo:
-            asked.append(scopes)
-            return await super().get_token_info(SCOPE)
-
+    credential = OfAnyScope()
     opened = Apim(
         RESOURCE_ID,
         resource_manager_url=azure.apim.url,
-        credential=Noting(),
+        credential=credential,
         transport=Hurried(session=aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client_tls()))),
     )
     async with opened as apim:
         await apim.service()
-    assert asked == [(f"{azure.apim.url}/.default",)]
+    assert credential.scopes == [(f"{azure.apim.url}/.default",)]
 
 
 # The credential.
