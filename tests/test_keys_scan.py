@@ -354,6 +354,35 @@ async def test_an_index_that_was_read_anew_after_an_outage_ends_with_its_ttl(
     await store.close()
 
 
+async def test_what_scans_that_never_complete_have_read_ends_with_stale_counted_from_the_first(
+    vault: VaultDouble, credential: Credential, clock: Clock
+) -> None:
+    reader = VaultSecrets(vault.url, credential=credential, transport=vault.transport(), clock=clock)
+    store = ScanKeyStore(
+        reader, prefix="apim-", ttl=20, stale=100, grace=0, clock=clock, now=clock.now, patience=2.0
+    )
+    vault.put("apim-a", OLD)
+    vault.put("apim-b", OTHER)
+
+    async def fail_one(request: web.Request) -> web.Response:
+        vault.fault = None
+        try:
+            one = request.path.startswith("/secrets/apim-b")
+            return await (failing(502)(request) if one else vault.answer(request))
+        finally:
+            vault.fault = fail_one
+
+    vault.fault = fail_one
+    for _ in range(4):
+        with pytest.raises(KeyStoreUnavailable):
+            await find(store, OTHER)
+        assert await find(store, OLD)
+        clock.advance(25)
+    with pytest.raises(KeyStoreUnavailable):
+        await find(store, OLD)
+    await store.close()
+
+
 async def test_an_index_is_as_old_as_the_beginning_of_the_scan_that_completed_it(
     vault: VaultDouble, store: ScanKeyStore, clock: Clock
 ) -> None:
