@@ -20,10 +20,13 @@ from shim.keys.cache import CachedKeyStore
 from shim.keys.subscription import Subscription, digest_of
 from shim.monitoring.counts import Process
 from tests.conftest import ROOT
+from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 
 TTL = 300.0
 STALE = 3600.0
 GOOD = digest_of("good key")
+UNAVAILABLE = "The API key could not be checked just now. Try again."
+BUSY = "The API key could not be checked just now, because too many unknown keys are being tried. Try again."
 # Of a list, as in Key Vault.
 PAGE = 25
 
@@ -41,7 +44,7 @@ class Script:
         self.list_failure: Exception | None = None
         self.list_gate = asyncio.Event()
         self.list_gate.set()
-        self.closed = False
+        self.closed = self.warmed = False
 
     def hold(
         self, digest: str, *, expires: datetime | None = None, not_before: datetime | None = None
@@ -70,7 +73,7 @@ class Script:
             yield held[start : start + PAGE]
 
     async def warm(self) -> None:
-        """Nothing to prepare."""
+        self.warmed = True
 
     async def check(self) -> None:
         if self.failure is not None:
@@ -285,7 +288,18 @@ async def test_unknown_key_is_never_refused_while_the_store_fails(script: Script
         clock.advance(3)
         with pytest.raises(KeyStoreUnavailable) as second:
             await store.find(GOOD)
-        assert second.value.retry_after == 4
+        assert (second.value.message, second.value.retry_after) == (UNAVAILABLE, 4)
+
+
+async def test_key_that_was_unknown_just_now_is_unknown_though_the_store_fails(
+    script: Script, clock: Clock
+) -> None:
+    async with cached(script, clock) as store:
+        assert await store.find(GOOD) is None
+        script.failure = unavailable()
+        with pytest.raises(KeyStoreUnavailable):
+            await store.find(digest_of("another"))
+        assert await store.find(GOOD) is None
 
 
 async def test_failing_store_is_left_alone_for_as_long_as_it_asks(script: Script, clock: Clock) -> None:
@@ -422,8 +436,61 @@ async def test_lookups_of_new_keys_take_turns_and_a_refresh_does_not_wait_for_it
         script.gate.set()
         refusals = await asyncio.gather(*waiting, return_exceptions=True)
         assert {type(refusal) for refusal in refusals} == {KeyStoreUnavailable}
+        assert {refusal.retry_after for refusal in refusals if isinstance(refusal, KeyStoreUnavailable)} == {
+            7
+        }
         # Those whose turn came after the failure left the store alone.
         assert len(script.asked) == 2 + cache.UNKNOWN_AT_ONCE
+        # And what they had not spent is there when it can be asked again.
+        script.failure = None
+        clock.advance(7)
+        script.asked.clear()
+        await flood(store, clock)
+        assert len(script.asked) == 100
+
+
+def test_a_lookup_whose_turn_does_not_come_within_five_seconds_spends_nothing_and_may_be_tried_again() -> (
+    None
+):
+    async def scenario(loop: VirtualLoop) -> None:
+        script, clock = Script(), Clock()
+        async with cached(script, clock) as store:
+            script.gate.clear()
+            asking = [asyncio.create_task(store.find(digest_of(f"new {number}"))) for number in range(3)]
+            await loop.pass_until(0)
+            await loop.pass_until(4.75)
+            assert not any(task.done() for task in asking)
+            await loop.pass_until(5)
+            await settle()
+            # Those whose turn has come wait for the store alone.
+            assert [task.done() for task in asking] == [False, False, True]
+            refusal = asking[2].exception()
+            assert isinstance(refusal, KeyStoreUnavailable)
+            assert (refusal.message, refusal.retry_after) == (BUSY, 1)
+            await loop.pass_until(60)
+            script.gate.set()
+            await settle()
+            assert [task.result() for task in asking[:2]] == [None, None]
+            assert len(script.asked) == 2
+            await flood(store, clock)
+            assert len(script.asked) == 100
+
+    run_in_virtual_time(scenario)
+
+
+async def test_listed_keys_are_looked_up_four_at_once(script: Script, clock: Clock) -> None:
+    digests = [digest_of(f"good {number}") for number in range(10)]
+    for digest in digests:
+        script.hold(digest)
+    async with cached(script, clock) as store:
+        await spend_budget(store)
+        script.asked.clear()
+        script.gate.clear()
+        asking = [asyncio.create_task(store.find(digest)) for digest in digests]
+        await settle()
+        assert len(script.asked) == 4
+        script.gate.set()
+        assert all(await asyncio.gather(*asking))
 
 
 async def spend_budget(store: CachedKeyStore) -> None:
@@ -482,13 +549,16 @@ async def test_callers_wait_for_the_first_listing_and_for_no_later_one(script: S
         assert not good.done()
         script.list_gate.set()
         assert await good is subscription
-        with pytest.raises(KeyStoreUnavailable):
+        with pytest.raises(KeyStoreUnavailable) as refused:
             await unknown
+        assert refused.value.message == BUSY
         clock.advance(listing.MIN_INTERVAL)
-        await flood(store, clock)
         script.list_gate.clear()
-        with pytest.raises(KeyStoreUnavailable):
-            await store.find(digest_of("another"))
+        flooding = asyncio.create_task(flood(store, clock))
+        for _ in range(cache.UNKNOWN_BURST):
+            await settle()
+        assert flooding.done()
+        assert script.listings == 2
 
 
 async def test_key_on_an_early_page_does_not_wait_for_the_last(script: Script, clock: Clock) -> None:
@@ -561,8 +631,8 @@ async def test_close_ends_a_listing_and_tells_those_who_wait(script: Script, clo
         script.list_gate.clear()
         waiting = asyncio.create_task(store.find(GOOD))
         await settle()
-    with pytest.raises(KeyStoreUnavailable):
-        await waiting
+    await settle()
+    assert isinstance(waiting.exception(), KeyStoreUnavailable)
 
 
 async def test_listed_key_that_is_no_longer_good_is_refused(script: Script, clock: Clock) -> None:
@@ -919,6 +989,13 @@ async def test_background_refreshes_are_bounded(script: Script, clock: Clock) ->
             assert await store.find(digest)
         await settle()
         assert len(script.asked) == cache.MAX_REFRESHES
+        # The others have their turn once these are done.
+        script.gate.set()
+        await settle()
+        for digest in digests:
+            assert await store.find(digest)
+        await settle()
+        assert sorted(script.asked) == sorted(digests)
 
 
 async def test_defect_in_a_lookup_is_unavailable_and_its_message_is_not_logged(
@@ -926,8 +1003,12 @@ async def test_defect_in_a_lookup_is_unavailable_and_its_message_is_not_logged(
 ) -> None:
     script.failure = RuntimeError(f"cannot read {GOOD}")
     async with cached(script, clock) as store:
-        with pytest.raises(KeyStoreUnavailable):
-            await store.find(GOOD)
+        for another in (GOOD, digest_of("another")):
+            with pytest.raises(KeyStoreUnavailable) as refused:
+                await store.find(another)
+            assert (refused.value.message, refused.value.retry_after) == (UNAVAILABLE, 5)
+        # As after any failure, the store is left alone.
+        assert script.asked == [GOOD]
     assert "RuntimeError in Script.find" in caplog.text
     assert GOOD[:9] not in caplog.text
 
@@ -937,12 +1018,54 @@ async def test_close_ends_lookups_and_tells_their_callers(script: Script, clock:
     async with cached(script, clock) as store:
         under_way = asyncio.create_task(store.find(GOOD))
         await settle()
-    with pytest.raises(KeyStoreUnavailable):
+    with pytest.raises(KeyStoreUnavailable) as ended:
         await under_way
-    with pytest.raises(KeyStoreUnavailable):
+    with pytest.raises(KeyStoreUnavailable) as closed:
         await store.find(GOOD)
+    assert ended.value.message == closed.value.message == UNAVAILABLE
     assert script.closed
     assert script.asked == [GOOD]
+
+
+async def test_warming_is_the_stores(script: Script, clock: Clock) -> None:
+    async with cached(script, clock) as store:
+        await store.warm()
+        assert script.warmed
+        assert script.asked == []
+
+
+async def test_an_outage_is_over_with_the_first_answer(script: Script, clock: Clock) -> None:
+    """Only while the store fails are keys good beyond their ttl."""
+    others = [digest_of("one"), digest_of("another")]
+    for digest in (GOOD, *others):
+        script.hold(digest)
+    async with cached(script, clock) as store:
+        await store.find(GOOD)
+        clock.advance(TTL - 5)
+        script.failure = unavailable(retry_after=4)
+        with pytest.raises(KeyStoreUnavailable):
+            await store.find(others[0])
+        script.failure = None
+        clock.advance(4)
+        assert await store.find(others[0])
+        del script.held[GOOD]
+        script.gate.clear()
+        clock.advance(1)
+        assert store.peek(GOOD) is None
+
+
+async def test_a_known_key_in_use_leaves_a_failing_store_alone_for_as_long_as_it_asks(
+    script: Script, clock: Clock
+) -> None:
+    script.hold(GOOD)
+    async with cached(script, clock) as store:
+        await store.find(GOOD)
+        clock.advance(TTL * 0.9)
+        script.failure = unavailable(retry_after=20)
+        for _ in range(5):
+            assert store.peek(GOOD)
+            await settle()
+        assert script.asked == [GOOD] * 2
 
 
 async def test_check_asks_the_store_itself(script: Script, clock: Clock) -> None:

@@ -9,6 +9,7 @@ from devhost.azure.vault import Clock
 from shim.errors import KeyStoreUnavailable
 from shim.keys.listing import Listing
 from shim.keys.subscription import digest_of
+from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 
 DIGESTS = [digest_of(f"key {number}") for number in range(200)]
 OTHER = digest_of("another key")
@@ -21,10 +22,13 @@ class Store:
         self.pages = list(pages)
         self.listings = 0
         self.failure: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def __call__(self) -> AsyncIterator[list[str]]:
         self.listings += 1
         for page in self.pages:
+            await self.gate.wait()
             yield page
         if self.failure is not None:
             raise self.failure
@@ -107,3 +111,66 @@ async def test_nothing_is_listed_anymore_once_it_is_closed() -> None:
     await listing.close()
     assert not await listing.finds(DIGESTS[0])
     assert store.listings == 0
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_what_is_no_longer_listed_is_forgotten_by_the_next_listing() -> None:
+    store, clock = Store([DIGESTS[0], DIGESTS[1]]), Clock()
+    listing = Listing(store, clock=clock, max_listed=2)
+    assert await listing.finds(DIGESTS[0])
+    await settle()
+    store.pages = [[DIGESTS[1], DIGESTS[2]]]
+    clock.advance(30)
+    await listing.finds(OTHER)
+    await settle()
+    assert [digest in listing for digest in DIGESTS[:3]] == [False, True, True]
+    await listing.close()
+
+
+async def test_the_time_between_two_listings_counts_from_the_beginning_of_the_first() -> None:
+    store, clock = Store([DIGESTS[0]]), Clock()
+    listing = Listing(store, clock=clock)
+    store.gate.clear()
+    asking = asyncio.create_task(listing.finds(OTHER))
+    await settle()
+    clock.advance(20)
+    store.gate.set()
+    assert not await asking
+    assert listing.retry_after == 10
+    await listing.close()
+
+
+async def test_after_a_listing_that_failed_callers_wait_for_the_next_one() -> None:
+    store, clock = Store(), Clock()
+    listing = Listing(store, clock=clock)
+    store.failure = KeyStoreUnavailable("away", retry_after=1)
+    assert not await listing.finds(DIGESTS[0])
+    clock.advance(30)
+    store.failure, store.pages = None, [[DIGESTS[0]]]
+    store.gate.clear()
+    asking = asyncio.create_task(listing.finds(DIGESTS[0]))
+    await settle()
+    assert not asking.done()
+    store.gate.set()
+    assert await asking
+    await listing.close()
+
+
+def test_a_caller_waits_ten_seconds_for_the_first_listing_at_most() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        store = Store([DIGESTS[0]])
+        store.gate.clear()
+        listing = Listing(store, clock=loop.time)
+        asking = asyncio.create_task(listing.finds(DIGESTS[0]))
+        await loop.pass_until(0)
+        await loop.pass_until(9.75)
+        assert not asking.done()
+        await loop.pass_until(10)
+        assert not await asking
+        await listing.close()
+
+    run_in_virtual_time(scenario)

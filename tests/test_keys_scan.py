@@ -8,19 +8,21 @@ import logging
 import traceback
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from aiohttp import web
 from azure.keyvault.secrets import SecretProperties
 
 from devhost.azure.faults import failing, forbidden, throttled
-from devhost.azure.vault import Clock, Credential, VaultDouble
+from devhost.azure.vault import START, Clock, Credential, VaultDouble
 from shim.errors import KeyStoreUnavailable
 from shim.keys import scan
 from shim.keys.azure.key_vault import VaultSecrets
 from shim.keys.scan import ScanKeyStore
 from shim.keys.subscription import Subscription, digest_of
 from shim.monitoring.counts import Process
+from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 
 TTL = 300.0
 STALE = 3600.0
@@ -315,6 +317,8 @@ async def test_scan_that_is_throttled_pauses_and_goes_on_where_it_was(
     assert await find(store, "key-0"), "what was read before is good"
     read_before = len(vault.read)
     assert read_before == 20
+    # Those that were under way, and no more, were asked in vain.
+    assert vault.calls["get"] <= 28
 
     vault.fault = None
     clock.advance(29)
@@ -323,6 +327,197 @@ async def test_scan_that_is_throttled_pauses_and_goes_on_where_it_was(
     clock.advance(1)
     assert await find(store, "key-39")
     assert len(vault.read) == 40
+
+
+async def test_a_check_that_fails_says_when_to_try_again(vault: VaultDouble, store: ScanKeyStore) -> None:
+    vault.fault = throttled(30)
+    with pytest.raises(KeyStoreUnavailable, match="answered 429 Throttled") as refused:
+        await store.check()
+    assert refused.value.retry_after == 30
+
+
+async def test_an_index_that_was_read_anew_after_an_outage_ends_with_its_ttl(
+    vault: VaultDouble, credential: Credential, clock: Clock
+) -> None:
+    """Only while the vault fails are keys good beyond their ttl."""
+    reader = VaultSecrets(vault.url, credential=credential, transport=vault.transport(), clock=clock)
+    store = ScanKeyStore(
+        reader, prefix="apim-", ttl=20, stale=STALE, grace=GRACE, clock=clock, now=clock.now, patience=2.0
+    )
+    vault.put("apim-a", OLD)
+    vault.fault = throttled(5)
+    with pytest.raises(KeyStoreUnavailable):
+        await find(store, OLD)
+    clock.advance(5)
+    vault.fault = None
+    assert await find(store, OLD)
+    clock.advance(20)
+    assert store.peek(digest_of(OLD)) is None
+    await store.close()
+
+
+async def test_what_scans_that_never_complete_have_read_ends_with_stale_counted_from_the_first(
+    vault: VaultDouble, credential: Credential, clock: Clock
+) -> None:
+    reader = VaultSecrets(vault.url, credential=credential, transport=vault.transport(), clock=clock)
+    store = ScanKeyStore(
+        reader, prefix="apim-", ttl=20, stale=100, grace=0, clock=clock, now=clock.now, patience=2.0
+    )
+    vault.put("apim-a", OLD)
+    vault.put("apim-b", OTHER)
+
+    async def fail_one(request: web.Request) -> web.Response:
+        vault.fault = None
+        try:
+            one = request.path.startswith("/secrets/apim-b")
+            return await (failing(502)(request) if one else vault.answer(request))
+        finally:
+            vault.fault = fail_one
+
+    vault.fault = fail_one
+    for _ in range(4):
+        with pytest.raises(KeyStoreUnavailable):
+            await find(store, OTHER)
+        assert await find(store, OLD)
+        clock.advance(25)
+    with pytest.raises(KeyStoreUnavailable):
+        await find(store, OLD)
+    await store.close()
+
+
+async def test_an_index_is_as_old_as_the_beginning_of_the_scan_that_completed_it(
+    vault: VaultDouble, store: ScanKeyStore, clock: Clock
+) -> None:
+    vault.put("apim-a", OLD)
+
+    async def late(request: web.Request) -> web.Response:
+        vault.fault = None
+        answer = await vault.answer(request)
+        clock.advance(50)
+        return answer
+
+    vault.fault = late
+    assert await find(store, OLD)
+    vault.delete("apim-a")
+    clock.advance(TTL - 51)
+    assert store.peek(digest_of(OLD))
+    await store.close()
+    clock.advance(1)
+    assert store.peek(digest_of(OLD)) is None
+
+
+async def test_a_secret_that_is_deleted_while_the_vault_is_read_is_no_key(
+    vault: VaultDouble, store: ScanKeyStore, clock: Clock
+) -> None:
+    vault.put("apim-a", OLD)
+    vault.put("apim-b", OTHER)
+    assert await find(store, OLD)
+    clock.advance(1)
+    vault.change("apim-a", tags={"label": "changed"})
+
+    async def vanish(request: web.Request) -> web.Response:
+        vault.fault = None
+        answer = await vault.answer(request)
+        vault.delete("apim-a")
+        return answer
+
+    vault.fault = vanish
+    await rescan(store, clock)
+    assert await find(store, OLD) is None
+    assert await find(store, OTHER)
+
+
+async def test_a_version_that_is_deleted_while_the_vault_is_read_is_left_out(
+    vault: VaultDouble, store: ScanKeyStore
+) -> None:
+    old = vault.put("apim-a", OLD)
+    vault.put("apim-a", NEW)
+
+    async def vanish(request: web.Request) -> web.Response:
+        vault.fault = None
+        answer = await vault.answer(request)
+        if request.path.endswith("/versions"):
+            vault.secrets["apim-a"].remove(old)
+        else:
+            vault.fault = vanish
+        return answer
+
+    vault.fault = vanish
+    assert await find(store, NEW)
+    assert await find(store, OLD) is None
+
+
+class Endless(VaultSecrets):
+    """A vault whose list never comes."""
+
+    async def list(self) -> AsyncIterator[SecretProperties]:
+        await asyncio.Event().wait()
+        yield SecretProperties()
+
+
+@pytest.mark.parametrize(
+    ("patience", "seconds"), [({}, 5), ({"patience": 1000}, 120)], ids=["a caller", "a scan"]
+)
+def test_a_caller_waits_five_seconds_for_a_scan_which_is_given_up_after_two_minutes(
+    caplog: pytest.LogCaptureFixture, patience: dict[str, float], seconds: float
+) -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        store = ScanKeyStore(
+            Endless("https://v.vault.azure.net"), prefix="", ttl=TTL, stale=STALE, grace=GRACE, clock=loop.time,
+            **patience,
+        )  # fmt: skip
+        asking = asyncio.create_task(find(store, OLD))
+        await loop.pass_until(0)
+        await loop.pass_until(seconds - 0.25)
+        assert not asking.done()
+        await loop.pass_until(seconds)
+        with pytest.raises(KeyStoreUnavailable) as refused:
+            await asking
+        assert refused.value.retry_after == (2 if patience else 1)
+        await store.close()
+
+    run_in_virtual_time(scenario)
+    given_up = "Key Vault https://v.vault.azure.net was not read within 120 seconds"
+    assert (given_up in caplog.text) is bool(patience)
+
+
+async def test_prefix_and_grace_may_be_as_odd_as_operators_like(
+    vault: VaultDouble, credential: Credential, clock: Clock
+) -> None:
+    reader = VaultSecrets(vault.url, credential=credential, transport=vault.transport(), clock=clock)
+    store = ScanKeyStore(reader, prefix="Apim-", ttl=TTL, stale=STALE, grace=1e15, clock=clock, now=clock.now)
+    vault.put("apim-a", OLD)
+    clock.advance(1)
+    vault.put("apim-a", NEW)
+    assert await find(store, NEW)
+    assert await find(store, OLD)
+    await store.close()
+
+
+@pytest.mark.parametrize("stale", [0, 10, TTL])
+async def test_a_failing_vault_ends_no_key_before_its_ttl_however_short_stale_is(
+    vault: VaultDouble, credential: Credential, clock: Clock, stale: float
+) -> None:
+    reader = VaultSecrets(vault.url, credential=credential, transport=vault.transport(), clock=clock)
+    store = ScanKeyStore(
+        reader, prefix="apim-", ttl=TTL, stale=stale, grace=GRACE, clock=clock, now=clock.now
+    )
+    vault.put("apim-a", OLD)
+    assert await find(store, OLD)
+    vault.fault = failing(502)
+    clock.advance(TTL - 1)
+    with pytest.raises(KeyStoreUnavailable):
+        await find(store, OTHER)
+    assert await find(store, OLD)
+    await store.close()
+
+
+async def test_a_value_that_is_no_key_is_named_without_its_whole_digest(
+    vault: VaultDouble, store: ScanKeyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    vault.put("apim-0123456789ABCDEF0123", "no key")
+    assert await find(store, OLD) is None
+    assert "the secret apim-01234567… holds no key" in caplog.text
 
 
 async def test_check_lists_one_page_however_many_there_are(vault: VaultDouble, store: ScanKeyStore) -> None:
@@ -367,6 +562,9 @@ async def test_unknown_key_is_worth_another_try_after_a_second_while_a_scan_goes
     vault.fault = vault.slow()
     with pytest.raises(KeyStoreUnavailable) as refused:
         await find(store, OLD)
+    assert refused.value.message == (
+        "The API key could not be checked just now, because the key store did not respond. Try again."
+    )
     assert refused.value.retry_after == 1
 
 
@@ -383,8 +581,9 @@ async def test_defect_in_a_scan_is_unavailable_and_its_message_is_not_logged(
     store = ScanKeyStore(
         reader, prefix="apim-", ttl=TTL, stale=STALE, grace=GRACE, clock=clock, now=clock.now
     )
-    with pytest.raises(KeyStoreUnavailable):
+    with pytest.raises(KeyStoreUnavailable) as refused:
         await find(store, OLD)
+    assert refused.value.retry_after == 15
     await store.close()
     assert "reading the vault failed: RuntimeError in" in caplog.text
     assert OLD not in caplog.text
@@ -506,17 +705,42 @@ async def test_previous_key_does_not_outlive_its_own_expiry(
     assert await find(store, NEW)
 
 
-async def test_previous_key_that_is_disabled_in_its_grace_is_refused_within_the_ttl(
-    vault: VaultDouble, store: ScanKeyStore, clock: Clock
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"enabled": False},
+        {"expires": START + timedelta(seconds=100)},
+        {"not_before": START + timedelta(seconds=900)},
+    ],
+    ids=["disabled", "ended", "put off"],
+)
+async def test_previous_key_that_is_changed_in_its_grace_is_refused_within_the_ttl(
+    vault: VaultDouble, store: ScanKeyStore, clock: Clock, change: dict[str, Any]
 ) -> None:
     old = vault.put("apim-a", OLD)
     clock.advance(5)
     vault.put("apim-a", NEW)
     assert await find(store, OLD)
-    vault.change("apim-a", old, enabled=False)
+    vault.change("apim-a", old, **change)
     clock.advance(TTL)
     assert await find(store, OLD) is None
     assert await find(store, NEW)
+
+
+@pytest.mark.parametrize("attribute", ["expires", "not_before"])
+async def test_an_end_that_is_set_in_the_second_of_the_last_change_is_seen(
+    vault: VaultDouble, store: ScanKeyStore, clock: Clock, attribute: str
+) -> None:
+    """The vault's times are in whole seconds, so that the time of the last change stays the same."""
+    vault.put("apim-a", OLD)
+    clock.advance(GRACE)
+    vault.change("apim-a")
+    assert await find(store, OLD)
+    moment = clock.now() + timedelta(seconds=TTL if attribute == "expires" else 2 * TTL)
+    change: dict[str, Any] = {attribute: moment}
+    vault.change("apim-a", **change)
+    clock.advance(TTL)
+    assert await find(store, OLD) is None
 
 
 async def test_disabling_the_latest_version_turns_the_previous_key_off_too(

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ import pytest
 from devhost.azure.services import RESOURCE_ID, Azure, Subscribed, running_azure
 from devhost.azure.vault import Clock, Credential, VaultDouble
 from shim.errors import KeyStoreUnavailable
-from shim.keys import open_key_store
+from shim.keys import open_key_store, open_secrets
 from shim.keys.azure.key_vault import VaultSecrets
+from shim.keys.azure.vault_errors import VaultError
 from shim.keys.store import KeyStore
 from shim.keys.subscription import digest_of
 from shim.settings import Settings
@@ -116,22 +118,70 @@ async def test_grace_is_how_long_the_version_before_stays_good_in_a_scanned_vaul
     assert await store.find(digest_of(KEY))
 
 
+@pytest.mark.parametrize("lookup", ["digest", "scan"])
+async def test_a_key_ends_with_its_expiry_however_it_is_looked_up(
+    vault: VaultDouble, clock: Clock, open_store: Open, lookup: str
+) -> None:
+    vault.change(put(vault, lookup), expires=clock.now() + timedelta(seconds=3))
+    store = open_store(KEY_LOOKUP=lookup)
+    assert await store.find(digest_of(KEY))
+    clock.advance(3)
+    assert await store.find(digest_of(KEY)) is None
+
+
+async def test_an_operator_waits_half_a_minute_for_a_call_and_a_caller_of_the_shim_five_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The Azure CLI alone may take five seconds for a token."""
+    bounds: list[float | None] = []
+    bounded = asyncio.timeout
+
+    def timeout(seconds: float | None) -> asyncio.Timeout:
+        bounds.append(seconds)
+        return bounded(seconds)
+
+    monkeypatch.setattr(asyncio, "timeout", timeout)
+    settings = Settings.from_environment(
+        {"APIM_BASE_URL": "https://a.example", "KEY_VAULT_URL": "https://127.0.0.1:9"}
+    )
+    secrets = open_secrets(settings)
+    assert secrets is not None
+    with pytest.raises(VaultError):
+        await secrets.get("any")
+    await secrets.close()
+    assert bounds[0] == 30
+    bounds.clear()
+    store = open_key_store(settings)
+    with pytest.raises(KeyStoreUnavailable):
+        await store.check()
+    await store.close()
+    assert bounds[0] == 5
+
+
 # Whose token it is.
 
 OPENERS = """
-import asyncio, os
+import asyncio, gc, os, socket
 from shim.keys import open_apim, open_key_store, open_secrets
 from shim.settings import Settings
+
+def assert_the_loop_alone_closes_sockets():
+    sockets = [each for each in gc.get_objects() if issubclass(type(each), socket.socket)]
+    kinds = {type(each).__name__ for each in sockets if each.fileno() != -1 and each.family == socket.AF_INET}
+    assert kinds == {"LoopsOwnSocket"}, kinds
 
 async def main():
     settings = Settings.from_environment(os.environ)
     store = open_key_store(settings)
     await store.check()
+    assert_the_loop_alone_closes_sockets()
     await store.close()
     async with open_secrets(settings) as secrets:
         _ = [item async for item in secrets.list()]
+        assert_the_loop_alone_closes_sockets()
     async with open_apim(settings) as apim:
         _ = [item async for item in apim.subscriptions()]
+        assert_the_loop_alone_closes_sockets()
 
 asyncio.run(main())
 """

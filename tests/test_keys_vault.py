@@ -4,8 +4,10 @@
 """
 
 import asyncio
+import gc
 import json
 import logging
+import socket
 import subprocess
 import sys
 import traceback
@@ -33,8 +35,10 @@ from shim.errors import KeyStoreUnavailable, render
 from shim.keys import open_key_store
 from shim.keys.azure import credential as credentials
 from shim.keys.azure import key_vault as secrets
+from shim.keys.azure import sdk
 from shim.keys.azure.credential import SharedCredential, open_credential
 from shim.keys.azure.key_vault import VaultSecrets
+from shim.keys.azure.sockets import LoopsOwnSocket
 from shim.keys.cache import CachedKeyStore
 from shim.keys.local import LocalKeyStore
 from shim.keys.scan import ScanKeyStore
@@ -102,19 +106,21 @@ async def test_warming_opens_the_sdk_and_asks_nobody(
     assert credential.asked == 0
 
 
+@pytest.mark.parametrize("tags", [{}, {"label": ""}], ids=["none", "an empty one"])
 async def test_secret_without_a_label_is_called_by_the_beginning_of_its_digest(
-    vault: VaultDouble, store: VaultKeyStore
+    vault: VaultDouble, store: VaultKeyStore, tags: dict[str, str]
 ) -> None:
-    vault.put(NAME, KEY)
+    vault.put(NAME, KEY, tags=tags)
     found = await store.find(DIGEST)
     assert found
     assert found.label == f"key-{DIGEST[:8]}"
 
 
-async def test_newline_at_the_end_of_a_value_is_no_part_of_the_key(
-    vault: VaultDouble, store: VaultKeyStore
+@pytest.mark.parametrize("value", [f"{KEY}\n", f"{KEY}\r\n", f" {KEY}", f"\n{KEY} "])
+async def test_white_space_around_a_value_is_no_part_of_the_key(
+    vault: VaultDouble, store: VaultKeyStore, value: str
 ) -> None:
-    vault.put(NAME, KEY + "\r\n")
+    vault.put(NAME, value)
     found = await store.find(DIGEST)
     assert found
     assert found.key == KEY
@@ -141,6 +147,33 @@ async def test_absent_deleted_and_disabled_secrets_are_unknown_keys(
     assert await store.find(DIGEST)
     vault.delete(NAME)
     assert await store.find(DIGEST) is None
+
+
+async def test_a_secret_that_is_handed_out_though_it_is_disabled_is_no_key(
+    vault: VaultDouble, store: VaultKeyStore
+) -> None:
+    async def fault(_: web.Request) -> web.Response:
+        attributes = {"enabled": False}
+        return web.json_response(
+            {"value": KEY, "id": f"{vault.url}/secrets/{NAME}/1", "attributes": attributes}
+        )
+
+    vault.fault = fault
+    assert await store.find(DIGEST) is None
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, PREFIX.upper()])
+async def test_keys_are_listed_whatever_letters_their_names_are_written_in(
+    vault: VaultDouble, credential: Credential, prefix: str
+) -> None:
+    vault.put(f"{PREFIX}{digest_of('one')}", "x")
+    vault.put(f"{PREFIX.upper()}{digest_of('another').upper()}", "x")
+    store = VaultKeyStore(
+        VaultSecrets(vault.url, credential=credential, transport=vault.transport()), prefix=prefix
+    )
+    [page] = [page async for page in store.digest_pages()]
+    await store.close()
+    assert sorted(page) == sorted([digest_of("one"), digest_of("another")])
 
 
 async def test_keys_are_listed_by_digest_without_values_disabled_ones_or_certificates(
@@ -213,7 +246,7 @@ async def test_slow_vault_is_unavailable_within_the_budget(vault: VaultDouble, o
 
 def test_budgets_keep_a_caller_waiting_for_a_few_seconds_at_most() -> None:
     assert secrets.CALL_BUDGET <= 5
-    assert secrets.CONNECT_TIMEOUT + secrets.READ_TIMEOUT < secrets.CALL_BUDGET
+    assert sdk.CONNECT_TIMEOUT + sdk.READ_TIMEOUT < secrets.CALL_BUDGET
 
 
 async def test_vault_down_at_a_cold_start_is_unavailable_and_found_when_it_is_up(
@@ -351,7 +384,11 @@ async def test_missing_role_is_our_fault_and_the_log_names_it_with_the_identity_
     vault.put(NAME, KEY)
     vault.fault = forbidden("ForbiddenByRbac")
     failure = await failure_of(store)
-    assert PRINCIPAL not in failure.message
+    # What the caller is told has nothing of it.
+    assert failure.message == (
+        "The API key could not be checked just now, because the key store did not respond. Try again."
+    )
+    assert failure.retry_after == 15
     [record] = [record for record in caplog.records if record.name == "shim.keys.azure.key_vault"]
     assert record.levelno == logging.ERROR
     assert record.getMessage() == (
@@ -524,7 +561,7 @@ async def test_local_keys_are_found_without_a_vault() -> None:
     assert isinstance(store, LocalKeyStore)
     found = await store.find(DIGEST)
     assert found
-    assert (found.key, found.label) == (KEY, "dev")
+    assert (found.key, found.label, found.source) == (KEY, "dev", "local settings")
     assert await store.find(digest_of("another key")) is None
 
 
@@ -540,6 +577,18 @@ async def test_settings_say_how_keys_are_looked_up(lookup: str, kind: type) -> N
     await store.close()
 
 
+@pytest.mark.parametrize("lookup", ["digest", "scan"])
+async def test_warming_a_store_opens_the_sdk_however_keys_are_looked_up(
+    monkeypatch: pytest.MonkeyPatch, lookup: str
+) -> None:
+    # The identity library refuses to choose among credentials that it does not know.
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "nonsense")
+    store = open_key_store(settings(KEY_VAULT_URL="https://example.vault.azure.net", KEY_LOOKUP=lookup))
+    with pytest.raises(ValueError, match="nonsense"):
+        await store.warm()
+    await store.close()
+
+
 def test_opening_a_store_imports_neither_the_sdk_nor_aiohttp() -> None:
     code = (
         "import json, sys; from shim.keys import open_key_store; from shim.settings import Settings;"
@@ -551,15 +600,25 @@ def test_opening_a_store_imports_neither_the_sdk_nor_aiohttp() -> None:
     assert json.loads(done.stdout) == []
 
 
-async def test_in_azure_the_credential_is_the_managed_identity_with_the_client_id(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("in_azure", [True, False], ids=["in Azure", "elsewhere, if told so"])
+async def test_a_managed_identity_is_the_one_with_the_client_id(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, in_azure: bool
 ) -> None:
     asked: list[web.Request] = []
+    sockets: list[type] = []
     double = Credential()
 
     async def answer(request: web.Request) -> web.Response:
         asked.append(request)
-        return web.json_response(
+        sockets.extend(
+            type(each)
+            for each in gc.get_objects()
+            if issubclass(type(each), socket.socket)
+            and each.fileno() != -1
+            and each.family == socket.AF_INET
+            and each.getsockname()[1] == request.get_extra_info("peername")[1]
+        )
+        response = web.json_response(
             {
                 "access_token": double.token,
                 "expires_on": "4102444800",
@@ -568,6 +627,9 @@ async def test_in_azure_the_credential_is_the_managed_identity_with_the_client_i
                 "client_id": CLIENT,
             }
         )
+        # The SDK decodes what it gets, and asks for it so.
+        response.enable_compression(web.ContentCoding.gzip)
+        return response
 
     app = web.Application()
     app.router.add_get("/msi/token", answer)
@@ -577,8 +639,9 @@ async def test_in_azure_the_credential_is_the_managed_identity_with_the_client_i
     # What the platform tells an app with an identity; the SDK reads the environment and nothing else.
     monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{runner.addresses[0][1]}/msi/token")
     monkeypatch.setenv("IDENTITY_HEADER", "853b9a84-5bfa-4b22-a3f3-0b9a43d9ad8a")
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")
     with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="azure"):
-        credential = SharedCredential(open_credential(in_azure=True, client_id=CLIENT))
+        credential = SharedCredential(open_credential(in_azure=in_azure, client_id=CLIENT))
         tokens = await asyncio.gather(
             *(credential.get_token_info("https://vault.azure.net/.default") for _ in range(10))
         )
@@ -589,6 +652,7 @@ async def test_in_azure_the_credential_is_the_managed_identity_with_the_client_i
     assert request.query["client_id"] == CLIENT
     assert request.query["resource"] == "https://vault.azure.net"
     assert credential.principal == f"principal {PRINCIPAL} (client {CLIENT})"
+    assert sockets == [LoopsOwnSocket]
     assert secrets_in(caplog.text, [double.token]) == []
 
 

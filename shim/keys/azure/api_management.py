@@ -178,8 +178,6 @@ class Apim:
             self._subscription_id,
             base_url=self._url,
             credential_scopes=[f"{self._url}/.default"],
-            connection_timeout=CONNECT_TIMEOUT,
-            read_timeout=READ_TIMEOUT,
             retry_total=RETRIES,
             permit_redirects=False,
             logger=silent_logger(),
@@ -244,8 +242,13 @@ class Apim:
         return (self._shared and self._shared.principal) or "the identity"
 
 
-# Spans would carry the URL, which names who has subscribed.
-_OPTIONS: dict[str, Any] = {"tracing_options": {"enabled": False}}
+_OPTIONS: dict[str, Any] = {
+    # Spans would carry the URL, which names who has subscribed.
+    "tracing_options": {"enabled": False},
+    # Of each call: a client's own are for a transport that it makes itself.
+    "connection_timeout": CONNECT_TIMEOUT,
+    "read_timeout": READ_TIMEOUT,
+}
 
 
 def _subscription_of(found: SubscriptionContract) -> ApimSubscription:

@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 # Seconds. A call is tried twice, and within the budget in any case, the token and the SDK's import included.
 CALL_BUDGET = 5.0
-CONNECT_TIMEOUT = 1.5
-READ_TIMEOUT = 2.0
 ATTEMPTS = 2
 # Seconds in which the same reason is logged once only.
 LOG_INTERVAL = 10.0
@@ -206,8 +204,6 @@ class VaultSecrets:
             # The SDK asks its credential for nothing but get_token_info, where it has that.
             self._credential,  # type: ignore[arg-type]
             api_version=API_VERSION,
-            connection_timeout=CONNECT_TIMEOUT,
-            read_timeout=READ_TIMEOUT,
             # Its retries sleep for as long as Retry-After says, past our budget: _attempt retries instead.
             retry_total=0,
             permit_redirects=False,

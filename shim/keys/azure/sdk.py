@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 # Spans would carry the URL, or an error that quotes the secret's name, and with it the whole digest.
 NO_SPAN = {"enabled": False}
 
+# Seconds to connect, and to wait for more of a response.
+CONNECT_TIMEOUT = 1.5
+READ_TIMEOUT = 2.0
+
 
 def call_options() -> dict[str, Any]:
     """Options of every call to Key Vault."""
@@ -22,6 +26,9 @@ def call_options() -> dict[str, Any]:
         # Otherwise the SDK logs the body of a response that it cannot parse, and a 401 from the vault looks
         # like a failure of the credential.
         "error_map": dict.fromkeys(range(300, 600), HttpResponseError),
+        # Of each call: a client's own are for a transport that it makes itself.
+        "connection_timeout": CONNECT_TIMEOUT,
+        "read_timeout": READ_TIMEOUT,
     }
 
 
