@@ -10,13 +10,17 @@ import pytest
 
 from shim import auth
 from shim.call import json_top_level, spool
+from shim.cli.keys import checking
 from shim.keys import cache, limits, listing, scan, vault
+from shim.keys.admin import importing
 
 KIB, MIB = 1024, 1024 * 1024
 YEAR = 365 * 24 * 3600
 
 BOUNDS: list[tuple[ModuleType, dict[str, object]]] = [
     (auth, {"MAX_KEY_LENGTH": 256}),
+    (checking, {"SCAN_PATIENCE": 120}),
+    (importing, {"CONCURRENCY": 8}),
     (spool, {"PIECE_BYTES": 64 * KIB, "MEMORY_BYTES": MIB, "TOTAL_BYTES": 256 * MIB}),
     (json_top_level, {"MAX_STRING_BYTES": 3 * KIB, "MAX_BYTES": 128 * KIB}),
     (

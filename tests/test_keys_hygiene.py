@@ -6,6 +6,7 @@ The key store's own paths are in test_keys_vault and test_keys_scan; these are t
 import asyncio
 import logging
 import os
+import pty
 import sys
 import traceback
 from collections.abc import AsyncIterator
@@ -78,6 +79,38 @@ async def test_commands_print_no_secret_but_a_new_key_once(azure: Azure) -> None
     assert "azure.identity" in others[2][1]
     printed = [added[1], rotated[1], *(text for texts in others for text in texts)]
     assert secrets_in("\n".join(printed), forbidden_strings(azure, *new)) == []
+
+
+async def test_key_that_is_typed_at_a_terminal_is_asked_for_and_never_shown(azure: Azure) -> None:
+    azure.vault.put("apim-sub-a", "two words", tags={"label": "team-a"})
+    terminal, end = pty.openpty()
+    try:
+        # In a session of its own: the password prompt would find the terminal of whoever runs the tests.
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "shim", "keys", "check", cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "TERM": "xterm", **azure.environ, "KEY_LOOKUP": "scan"},
+            stdin=end, stdout=end, stderr=end, start_new_session=True,
+        )  # fmt: skip
+        os.close(end)
+        seen = b""
+        while b"Key: " not in seen:
+            seen += await asyncio.to_thread(os.read, terminal, 4096)
+        os.write(terminal, f"{UNKNOWN}\n".encode())
+        try:
+            while more := await asyncio.to_thread(os.read, terminal, 4096):
+                seen += more
+        except OSError:
+            pass  # Linux has a terminal's reader fail once nobody writes
+    finally:
+        os.close(terminal)
+    assert await process.wait() == 1
+    text = seen.decode()
+    assert "Error: not accepted: no key in the vault" in text
+    # How far it is: the vault's two secrets.
+    assert "Reading the vault … 2" in text
+    # What libraries log is for --verbose.
+    assert "holds no key" not in text
+    assert secrets_in(text, forbidden_strings(azure)) == []
 
 
 @pytest.mark.parametrize("fault", FAULTS[1:3], ids=["role", "page"])
