@@ -3,10 +3,13 @@
 Operators act on what it prints and scripts on its exit codes, while each command changes who may call.
 """
 
+import asyncio
+import io
 import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,8 @@ from devhost.azure.services import RESOURCE_ID, SERVICE, Azure, Subscribed
 from shim.__main__ import app
 from shim.cli.session import Dependencies
 from shim.keys import open_secrets
-from shim.keys.subscription import digest_of
+from shim.keys.admin.inventory import KeyRecord
+from shim.keys.subscription import Subscription, digest_of
 from tests.conftest import ROOT
 from tests.support.key_commands import PREFIX, Keys, azure_by_the_wall_clock, keys_of, name_of
 
@@ -294,6 +298,48 @@ async def test_too_few_digits_name_no_key(azure: Azure, keys: Keys, digits: int)
     assert version.enabled
     assert version.expires is None
     assert (await keys("revoke", digest_of(KEY)[:4])).exit_code == 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"), [("list", "Reading the vault … 3"), ("import-apim", "Importing … 3")]
+)
+async def test_commands_that_take_long_count_at_a_terminal(
+    azure: Azure, monkeypatch: pytest.MonkeyPatch, command: str, shown: str
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    # An import reads one subscription, and writes two keys.
+    azure.apim.subscribe(Subscribed("s1", "primary-key-of-s1", "secondary-key-of-s1"))
+    for key in ("key 1", "key 2", "key 3"):
+        azure.vault.put(name_of(key), key)
+    environ = {"KEY_VAULT_URL": azure.vault.url, "APIM_RESOURCE_ID": RESOURCE_ID}
+    given = Dependencies(environ, azure.open_secrets, azure.open_apim)
+    with redirect_stderr(Terminal()) as terminal, redirect_stdout(io.StringIO()):
+        await asyncio.to_thread(app, ["keys", command], standalone_mode=False, obj=given)
+    assert shown in terminal.getvalue()
+
+
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+NEXT = MOMENT + timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("not_before", "expires", "state"),
+    [(None, None, "good"), (MOMENT, NEXT, "good"), (NEXT, None, "not yet"), (None, MOMENT, "expired")],
+)
+def test_key_is_good_from_its_first_moment_until_its_last_to_commands_as_to_the_app(
+    not_before: datetime | None, expires: datetime | None, state: str
+) -> None:
+    record = KeyRecord(name_of(KEY), PREFIX, True, None, None, not_before, expires, {})
+    assert record.state(MOMENT) == state
+    subscription = Subscription(
+        digest=digest_of(KEY), key=KEY, label="team-a", not_before=not_before, expires=expires
+    )
+    assert subscription.is_valid_at(MOMENT) is (state == "good")
 
 
 async def test_label_is_text_whatever_it_holds(azure: Azure, keys: Keys) -> None:
@@ -741,10 +787,11 @@ async def test_every_setting_that_is_wrong_is_named_with_where_to_set_it(keys: K
 LOCAL_KEYS = {"LOCAL_SUBSCRIPTION_KEYS": f"team-a={KEY}"}
 
 
-def test_local_keys_are_in_no_vault(azure: Azure) -> None:
-    done = CliRunner().invoke(app, ["keys", "list"], obj=Dependencies(LOCAL_KEYS, open_secrets))
+@pytest.mark.parametrize("environ", [{}, LOCAL_KEYS], ids=["nothing is set", "local keys are set"])
+def test_without_a_vault_its_setting_is_named(environ: dict[str, str]) -> None:
+    done = CliRunner().invoke(app, ["keys", "list"], obj=Dependencies(environ, open_secrets))
     assert done.exit_code == 3
-    assert "KEY_VAULT_URL is not set" in done.stderr
+    assert "KEY_VAULT_URL" in done.stderr
     assert KEY[:9] not in done.output
 
 

@@ -4,6 +4,7 @@ A key that is not imported locks a caller out; one that is not pruned, or enable
 in.
 """
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -407,6 +408,28 @@ def state_of(azure: Azure) -> dict[str, tuple[str, bool, str]]:
         name: (versions[-1].value, versions[-1].enabled, versions[-1].tags["label"])
         for name, versions in azure.vault.secrets.items()
     }
+
+
+async def test_eight_keys_are_written_at_once(azure: Azure, run: Run) -> None:
+    """One after the other, a service with thousands of subscriptions would keep the timer busy for minutes."""
+    azure.apim.subscribe(*(subscribed(f"s{number}") for number in range(4)))
+    waiting, all_there = 0, asyncio.Event()
+
+    async def fault(request: web.Request) -> web.Response:
+        nonlocal waiting
+        if request.method == "PUT":
+            waiting += 1
+            if waiting == 8:
+                all_there.set()
+                azure.vault.fault = None
+            await all_there.wait()
+        if request.method == "GET":
+            return web.json_response({"value": []})
+        return web.json_response({"id": f"{azure.vault.url}/secrets/x/1", "attributes": {}})
+
+    azure.vault.fault = fault
+    assert actions(await run()) == {"added": 8}
+    assert waiting == 8
 
 
 @pytest.mark.parametrize("number", range(6))
