@@ -62,6 +62,8 @@ async def assert_rotated_to(azure: Azure, keys: Keys, key: str) -> None:
     old = azure.vault.secrets[name_of(KEY)][-1]
     assert old.expires is not None
     assert timedelta(hours=23) < old.expires - datetime.now(UTC) <= timedelta(hours=24)
+    # By this the next run knows that there is nothing to finish.
+    assert old.tags["replaced-by"] == digest_of(key)[:8]
     for each in (KEY, key):
         assert (await keys("check", stdin=each)).exit_code == 0
 
