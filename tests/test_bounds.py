@@ -10,7 +10,9 @@ import pytest
 
 from shim import auth
 from shim.call import json_top_level, spool
+from shim.cli.keys import checking
 from shim.keys import cache, limits, listing, scan, vault
+from shim.keys.admin import importing
 from shim.upstream import transport
 
 KIB, MIB = 1024, 1024 * 1024
@@ -18,6 +20,8 @@ YEAR = 365 * 24 * 3600
 
 BOUNDS: list[tuple[ModuleType, dict[str, object]]] = [
     (auth, {"MAX_KEY_LENGTH": 256}),
+    (checking, {"SCAN_PATIENCE": 120}),
+    (importing, {"CONCURRENCY": 8}),
     (spool, {"PIECE_BYTES": 64 * KIB, "MEMORY_BYTES": MIB, "TOTAL_BYTES": 256 * MIB}),
     (json_top_level, {"MAX_STRING_BYTES": 3 * KIB, "MAX_BYTES": 128 * KIB, "MAX_BRACKETS": 2048}),
     (transport, {"READ_BYTES": 240 * KIB, "HAPPY_EYEBALLS_SECONDS": 0.25}),

@@ -26,6 +26,23 @@ def test_without_a_file_there_is_the_environment(tmp_path: Path) -> None:
     assert environment(tmp_path / "none.json", {"A": "1"}) == {"A": "1"}
 
 
+@pytest.mark.parametrize("content", ["{}", '{"Values": null}', '{"IsEncrypted": false, "Values": {}}'])
+def test_a_file_without_values_sets_nothing(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "local.settings.json"
+    file.write_text(content)
+    assert environment(file, {"A": "1"}) == {"A": "1"}
+
+
+def test_what_is_no_file_is_explained(tmp_path: Path) -> None:
+    folder = tmp_path / "local.settings.json"
+    folder.mkdir()
+    with pytest.raises(SettingsError) as raised:
+        environment(folder, {})
+    assert str(raised.value) == "local.settings.json is not a JSON object with an object `Values`"
+    # Nor is it quoted by what had been raised before.
+    assert raised.value.__suppress_context__
+
+
 def test_the_file_is_the_one_beside_host_json() -> None:
     assert LOCAL_SETTINGS.parent == ROOT
     assert (LOCAL_SETTINGS.parent / "host.json").exists()

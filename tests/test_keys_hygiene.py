@@ -6,6 +6,7 @@ The key store's own paths are in test_keys_vault and test_keys_scan; these are t
 import asyncio
 import logging
 import os
+import pty
 import sys
 import traceback
 from collections.abc import AsyncIterator
@@ -19,7 +20,11 @@ from devhost.azure.faults import Fault, broken_connection, failing, forbidden, t
 from devhost.azure.services import IDENTITY_HEADER, RESOURCE_ID, Azure, Subscribed, running_azure
 from devhost.host import Host
 from devhost.platform import CORE_TOOLS
+from shim.cli.keys.new_key import NewKey
+from shim.cli.keys.rotation import RotateKey
 from shim.keys.admin.importing import Filters, Import
+from shim.keys.admin.inventory import KeyRecord
+from shim.keys.azure.api_management import ApimKeys
 from shim.keys.azure.vault_errors import VaultError
 from shim.keys.subscription import digest_of
 from shim.settings import Settings
@@ -78,6 +83,66 @@ async def test_commands_print_no_secret_but_a_new_key_once(azure: Azure) -> None
     assert "azure.identity" in others[2][1]
     printed = [added[1], rotated[1], *(text for texts in others for text in texts)]
     assert secrets_in("\n".join(printed), forbidden_strings(azure, *new)) == []
+
+
+def test_what_holds_a_key_or_a_whole_digest_shows_neither_in_its_repr() -> None:
+    """As a debugger, a log line or a failed assertion would."""
+    holders = [
+        NewKey(OWN, "team-a", generated=True, stands_for=PRIMARY, json=False),
+        RotateKey("team-a", UNKNOWN, lifetime=None, grace=None, dry_run=False, json=False),
+        KeyRecord(NAME, "apim-sub-", True, None, None, None, None, {"label": "team-a", "note": SECONDARY}),
+        ApimKeys(PRIMARY, SECONDARY),
+    ]
+    keys = [OWN, PRIMARY, SECONDARY, UNKNOWN]
+    assert secrets_in(repr(holders), [*keys, *map(digest_of, keys)]) == []
+
+
+async def read(terminal: int) -> bytes:
+    """What a terminal shows next; nothing once nobody writes to it."""
+    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(terminal, arrived.set)
+    try:
+        await arrived.wait()
+        return os.read(terminal, 4096)
+    except OSError:
+        return b""  # Linux fails such a read, others do not
+    finally:
+        loop.remove_reader(terminal)
+
+
+async def test_key_that_is_typed_at_a_terminal_is_asked_for_and_never_shown(azure: Azure) -> None:
+    azure.vault.put("apim-sub-a", "two words", tags={"label": "team-a"})
+    terminal, end = pty.openpty()
+    # In a session of its own: the password prompt would find the terminal of whoever runs the tests.
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "shim", "keys", "check", cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "TERM": "xterm", **azure.environ, "KEY_LOOKUP": "scan"},
+        stdin=end, stdout=end, stderr=end, start_new_session=True,
+    )  # fmt: skip
+    os.close(end)
+    try:
+        async with asyncio.timeout(60):
+            seen = b""
+            while b"Key: " not in seen:
+                more = await read(terminal)
+                assert more, seen
+                seen += more
+            os.write(terminal, f"{UNKNOWN}\n".encode())
+            while more := await read(terminal):
+                seen += more
+            assert await process.wait() == 1
+    finally:
+        os.close(terminal)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    text = seen.decode()
+    assert "Error: not accepted: no key in the vault" in text
+    # How far it is: the vault's two secrets.
+    assert "Reading the vault … 2" in text
+    # What libraries log is for --verbose.
+    assert "holds no key" not in text
+    assert secrets_in(text, forbidden_strings(azure)) == []
 
 
 @pytest.mark.parametrize("fault", FAULTS[1:3], ids=["role", "page"])

@@ -4,8 +4,12 @@ A key that is not imported locks a caller out; one that is not pruned, or enable
 in.
 """
 
+import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -91,6 +95,69 @@ async def test_both_keys_of_every_subscription_arrive_with_label_owner_and_sourc
     }  # fmt: skip
 
 
+async def test_each_change_says_whose_key_it_is_and_why(azure: Azure, run: Run) -> None:
+    azure.apim.subscribe(*(subscribed(f"s{number}") for number in range(1, 7)))
+    azure.vault.put(name_of("secondary-key-of-s6"), "x")
+    [first, *others] = await run()
+    assert (first.action, first.label, first.owner) == ("added", "team s1", "ada")
+    assert first.shown == min(digest_of(f"{slot}-key-of-s1")[:8] for slot in ("primary", "secondary"))
+    labels = [change.label for change in others]
+    assert labels == sorted(labels)
+    azure.apim.subscribed["s1"].owner = "bob"
+    azure.apim.subscribed["s2"].primary = "regenerated-key-of-s2"
+    azure.apim.subscribed["s3"].state = "suspended"
+    del azure.apim.subscribed["s4"]
+    azure.vault.change(name_of("primary-key-of-s5"), enabled=False)
+    revoked = name_of("secondary-key-of-s5")
+    tags = {**azure.vault.secrets[revoked][-1].tags, "revoked": "2026-01-01T00:00:00Z"}
+    azure.vault.change(revoked, enabled=False, tags=tags)
+    azure.vault.change(name_of("primary-key-of-s6"), tags={"source": "apim:another", "label": "x"})
+    changes = await run(prune=True)
+    assert {(change.label, change.action, change.reason) for change in changes} == {
+        ("team s1", "changed", "primary key; label or owner"),
+        ("team s1", "changed", "secondary key; label or owner"),
+        ("team s2", "added", "primary key; new"),
+        ("team s2", "unchanged", "secondary key; as it was"),
+        ("team s2", "disabled", "key regenerated"),
+        ("team s3", "disabled", "subscription suspended"),
+        ("team s4", "disabled", "subscription gone"),
+        ("team s5", "kept", "primary key; disabled by an operator"),
+        ("team s5", "kept", "secondary key; revoked by an operator"),
+        ("team s6", "kept", "primary key; in the vault from apim:another"),
+        ("team s6", "kept", "secondary key; in the vault from elsewhere"),
+    }
+    [disabled] = [change for change in changes if change.label == "team s2" and change.action == "disabled"]
+    assert (disabled.owner, disabled.shown) == ("ada", digest_of("primary-key-of-s2")[:8])
+    assert azure.vault.secrets[name_of("primary-key-of-s1")][-1].tags["owner"] == "bob"
+    azure.apim.subscribed["s3"].state = "active"
+    assert ("team s3", "changed", "primary key; enabled again") in {
+        (change.label, change.action, change.reason) for change in await run()
+    }
+
+
+async def test_subscription_with_one_key_brings_one(azure: Azure, run: Run) -> None:
+    azure.apim.subscribe(
+        Subscribed("s1", "primary-key-of-s1", ""), Subscribed("s2", "", "secondary-key-of-s2")
+    )
+    assert actions(await run()) == {"added": 2}
+    assert set(azure.vault.secrets) == {name_of("primary-key-of-s1"), name_of("secondary-key-of-s2")}
+
+
+async def test_progress_is_told_for_every_subscription_and_every_write(azure: Azure) -> None:
+    azure.apim.subscribe(subscribed("s1"), subscribed("s2"))
+    azure.vault.put(name_of("primary-key-of-s2"), "x", tags={"source": "operator"})
+    told: list[str] = []
+    settings = settings_for(azure)
+    apim = azure.open_apim(settings)
+    assert apim
+    async with azure.open_secrets(settings) as secrets, apim:
+        job = Import(apim, secrets, prefix=PREFIX, filters=Filters(), prune=False, progress=told.append)
+        changes = await job.plan()
+        assert sorted(told) == ["team s1", "team s2"]
+        await job.apply(changes)
+    assert Counter(told) == {"team s1": 3, "team s2": 2}
+
+
 async def test_second_run_changes_nothing(azure: Azure, run: Run) -> None:
     azure.apim.subscribe(subscribed("s1"), subscribed("s2"))
     await run(prune=True)
@@ -98,6 +165,30 @@ async def test_second_run_changes_nothing(azure: Azure, run: Run) -> None:
     assert actions(await run(prune=True)) == {"unchanged": 4}
     assert azure.vault.calls["put"] == written
     assert azure.vault.calls["change"] == azure.vault.calls["get"] == 0
+
+
+@pytest.mark.parametrize(
+    "more", [{"owner": ""}, {"label": "x" * 257}], ids=["without an owner", "with a label longer than a tag"]
+)
+async def test_second_run_changes_nothing_of_a_subscription(
+    azure: Azure, run: Run, more: dict[str, str]
+) -> None:
+    azure.apim.subscribe(Subscribed("s1", "primary-key-of-s1", "secondary-key-of-s1", **more))
+    await run()
+    assert actions(await run()) == {"unchanged": 2}
+
+
+async def test_tags_of_an_operators_own_stay_whatever_an_import_changes(azure: Azure, run: Run) -> None:
+    azure.apim.subscribe(subscribed("s1"), subscribed("s2"))
+    await run()
+    name = name_of("primary-key-of-s1")
+    azure.vault.change(name, tags={**azure.vault.secrets[name][-1].tags, "cost-centre": "42"})
+    for attribute, value in (("label", "another team"), ("state", "suspended"), ("state", "active")):
+        setattr(azure.apim.subscribed["s1"], attribute, value)
+        assert actions(await run(prune=True)).keys() >= {"disabled" if value == "suspended" else "changed"}
+        tags = azure.vault.secrets[name][-1].tags
+        assert {"cost-centre": "42", "subscription": "s1", "slot": "primary"}.items() <= tags.items()
+        assert ("pruned" in tags) is (value == "suspended")
 
 
 async def test_new_label_reaches_the_vault_without_a_new_version(azure: Azure, run: Run) -> None:
@@ -187,7 +278,8 @@ async def test_pruned_key_that_is_good_again_loses_its_tag_and_can_be_disabled_i
     await run()
     azure.apim.subscribed["s1"].state = "suspended"
     await run(prune=True)
-    assert "pruned" in azure.vault.secrets[name][-1].tags
+    at = datetime.strptime(azure.vault.secrets[name][-1].tags["pruned"], "%Y-%m-%dT%H:%M:%S%z")
+    assert abs(at - datetime.now(UTC)) < timedelta(minutes=1)
     azure.apim.subscribed["s1"].state = "active"
     await run()
     assert enabled(azure, "primary-key-of-s1")
@@ -248,6 +340,7 @@ SCOPES = {
 FILTERS = {
     "a product": (Filters(products=("OpenAI",)), {"own"}),
     "an API": (Filters(apis=("chat",)), {"api", "every", "own"}),
+    "an API in other letters": (Filters(apis=("Chat",)), {"api", "every"}),
     "both": (Filters(products=("other",), apis=("chat",)), {"api", "every", "own", "other"}),
     "another API": (Filters(apis=("images",)), {"every"}),
 }
@@ -315,6 +408,28 @@ def state_of(azure: Azure) -> dict[str, tuple[str, bool, str]]:
         name: (versions[-1].value, versions[-1].enabled, versions[-1].tags["label"])
         for name, versions in azure.vault.secrets.items()
     }
+
+
+async def test_eight_keys_are_written_at_once(azure: Azure, run: Run) -> None:
+    """One after the other, a service with thousands of subscriptions would keep the timer busy for minutes."""
+    azure.apim.subscribe(*(subscribed(f"s{number}") for number in range(4)))
+    waiting, all_there = 0, asyncio.Event()
+
+    async def fault(request: web.Request) -> web.Response:
+        nonlocal waiting
+        if request.method == "PUT":
+            waiting += 1
+            if waiting == 8:
+                all_there.set()
+                azure.vault.fault = None
+            await all_there.wait()
+        if request.method == "GET":
+            return web.json_response({"value": []})
+        return web.json_response({"id": f"{azure.vault.url}/secrets/x/1", "attributes": {}})
+
+    azure.vault.fault = fault
+    assert actions(await run()) == {"added": 8}
+    assert waiting == 8
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -402,6 +517,34 @@ async def test_settings_say_whether_the_timer_prunes(azure: Azure, prune: bool) 
     await import_keys(settings, open_apim=azure.open_apim, open_secrets=azure.open_secrets)
     assert enabled(azure, "primary-key-of-s1") is not prune
     assert enabled(azure, "primary-key-of-s2")
+
+
+async def test_timers_import_is_reported_in_the_log(azure: Azure, caplog: pytest.LogCaptureFixture) -> None:
+    azure.apim.subscribe(Subscribed("s1", "primary-key-of-s1", "", label="team s1"))
+    for _ in range(2):
+        with caplog.at_level(logging.INFO, logger="shim"):
+            await import_keys(settings_for(azure), open_apim=azure.open_apim, open_secrets=azure.open_secrets)
+    # What is as it was is counted only: the timer would say it every five minutes.
+    digits = digest_of("primary-key-of-s1")[:8]
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("shim")] == [
+        f"key {digits}… of team s1: added, primary key; new",
+        f"import from API Management {SERVICE}: 1 added",
+        f"import from API Management {SERVICE}: 1 unchanged",
+    ]
+
+
+@pytest.mark.parametrize("status", [None, 403])
+async def test_timers_import_lets_go_of_the_vault_however_it_ends(azure: Azure, status: int | None) -> None:
+    azure.apim.status = status
+    with nullcontext() if status is None else pytest.raises(ApimError):
+        await import_keys(settings_for(azure), open_apim=azure.open_apim, open_secrets=azure.open_secrets)
+    assert azure.credential.closed
+
+
+async def test_without_a_service_there_is_nothing_to_import(azure: Azure) -> None:
+    # With what production opens: it connects to nothing before its first call.
+    await import_keys(settings_for(azure, APIM_RESOURCE_ID=""))
+    assert azure.vault.calls == {}
 
 
 def test_counting_is_readable() -> None:

@@ -3,6 +3,7 @@
 Nobody may be left without a good key, and no good key may be left that nobody has.
 """
 
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -61,6 +62,8 @@ async def assert_rotated_to(azure: Azure, keys: Keys, key: str) -> None:
     old = azure.vault.secrets[name_of(KEY)][-1]
     assert old.expires is not None
     assert timedelta(hours=23) < old.expires - datetime.now(UTC) <= timedelta(hours=24)
+    # By this the next run knows that there is nothing to finish.
+    assert old.tags["replaced-by"] == digest_of(key)[:8]
     for each in (KEY, key):
         assert (await keys("check", stdin=each)).exit_code == 0
 
@@ -77,8 +80,11 @@ async def test_new_key_is_shown_though_the_old_one_cannot_be_given_its_end_and_a
     assert "run the same command again" in interrupted.stderr
 
     azure.vault.fault = None
+    tried = await keys("rotate", "team-a", "--json", "--dry-run")
+    assert json.loads(tried.stdout) == {"label": "team-a", "digest": digest_of(key)[:8]}
     again = await keys("rotate", "team-a")
     assert (again.exit_code, again.stdout) == (0, "")
+    assert f"Rotated team-a: the old key {digest_of(KEY)[:8]} is good until 20" in again.stderr
     assert f"stored the key {digest_of(key)[:8]}" in again.stderr
     await assert_rotated_to(azure, keys, key)
 
@@ -113,7 +119,7 @@ async def test_key_that_the_vault_stored_without_saying_so_is_shown_and_used_by_
     interrupted = await keys("rotate", "team-a")
     key = interrupted.stdout.strip()
     assert interrupted.exit_code == 6
-    assert "may have stored the key" in interrupted.stderr
+    assert f"may have stored the key {digest_of(key)[:8]} all the same: keep it until" in interrupted.stderr
     assert azure.vault.secrets[name_of(key)][-1].value == key
     azure.vault.fault = None
     assert (await keys("rotate", "team-a")).exit_code == 0
@@ -142,6 +148,30 @@ async def test_interrupted_rotation_to_an_operators_own_key_is_finished_with_it_
     assert digest_of(own)[:8] in refused.stderr
     assert (await keys("rotate", "team-a", "--stdin", stdin=own)).exit_code == 0
     await assert_rotated_to(azure, keys, own)
+
+
+async def test_interrupted_rotation_begins_anew_once_the_key_that_it_stored_is_revoked(
+    azure: Azure, keys: Keys
+) -> None:
+    fail_on(azure, "PATCH", failing(500))
+    first = (await keys("rotate", "team-a")).stdout.strip()
+    azure.vault.fault = None
+    assert (await keys("revoke", digest_of(first)[:8])).exit_code == 0
+    second = (await keys("rotate", "team-a")).stdout.strip()
+    assert second not in ("", first)
+    await assert_rotated_to(azure, keys, second)
+
+
+async def test_interrupted_rotation_is_not_finished_once_the_old_key_is_revoked(
+    azure: Azure, keys: Keys
+) -> None:
+    fail_on(azure, "PATCH", failing(500))
+    second = (await keys("rotate", "team-a")).stdout.strip()
+    azure.vault.fault = None
+    assert (await keys("revoke", digest_of(KEY)[:8])).exit_code == 0
+    third = (await keys("rotate", "team-a")).stdout.strip()
+    assert secrets_of(azure) == {name_of(third): third}
+    assert azure.vault.secrets[name_of(second)][-1].tags["replaced-by"] == digest_of(third)[:8]
 
 
 async def test_interrupted_rotation_of_a_key_that_stands_for_another_is_finished(

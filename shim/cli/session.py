@@ -53,6 +53,10 @@ _NEXT_STEPS: dict[Fault, str] = {
     "unreachable": "Check KEY_VAULT_URL: 'az keyvault list --query [].properties.vaultUri' shows yours.",
     "other": "Try again in a while.",
 }
+_NEXT_STEPS_FOR_APIM: dict[Fault, str] = {
+    **_NEXT_STEPS,
+    "unreachable": "Check APIM_RESOURCE_ID: 'az apim list --query [].id' shows yours.",
+}
 
 
 # For commands that open none.
@@ -127,7 +131,8 @@ def run_work(
         )
     except (VaultError, ApimError) as error:
         # A command adds notes on what it has done by then.
-        steps = [*getattr(error, "__notes__", ()), _NEXT_STEPS[error.fault]]
+        next_steps = _NEXT_STEPS_FOR_APIM if isinstance(error, ApimError) else _NEXT_STEPS
+        steps = [*getattr(error, "__notes__", ()), next_steps[error.fault]]
         _exit(_EXIT_CODES[error.fault], error.reason, " ".join(steps))
     except NoSuchKeyError as error:
         _exit(ExitCode.REFUSED, str(error))

@@ -29,7 +29,7 @@ def print_list(records: Sequence[KeyRecord], json: bool) -> None:
                 record.source,
                 output.day(record.created),
                 output.day(record.expires),
-                "yes" if record.enabled else "no",
+                _yes_or_no(record.enabled),
                 record.state(_now()),
                 record.shown,
             ]
@@ -45,6 +45,7 @@ def print_record(record: KeyRecord, json: bool) -> None:
     if json:
         output.print_json(described)
     else:
+        described["enabled"] = _yes_or_no(record.enabled)
         output.print_table(["", ""], [[name, str(value or "")] for name, value in described.items()])
 
 
@@ -92,6 +93,10 @@ def _described(record: KeyRecord) -> dict[str, str | bool | None]:
         "state": record.state(_now()),
         "digest": record.shown,
     }
+
+
+def _yes_or_no(yes: bool) -> str:
+    return "yes" if yes else "no"
 
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
