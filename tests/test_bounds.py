@@ -11,6 +11,7 @@ import pytest
 from shim import auth
 from shim.call import json_top_level, spool
 from shim.keys import cache, limits, listing, scan, vault
+from shim.monitoring import call_log, clients, tally, trace_export
 
 KIB, MIB = 1024, 1024 * 1024
 YEAR = 365 * 24 * 3600
@@ -42,6 +43,10 @@ BOUNDS: list[tuple[ModuleType, dict[str, object]]] = [
         },
     ),
     (vault, {"NO_DIGEST": "0" * 64}),
+    (call_log, {"MAX_LINES": 300}),
+    (clients, {"MAX_MAJOR": 20}),
+    (tally, {"MAX_LABELS": 1_000, "MAX_MODELS": 200, "MAX_SERIES": 4_000}),
+    (trace_export, {"MAX_QUEUE": 2_048, "MAX_BATCH": 512}),
 ]  # fmt: skip
 
 
