@@ -81,6 +81,7 @@ class Calls:
         *,
         status: int = 200,
         content: bytes = b"",
+        received: bytes = b"",
         headers: list[tuple[bytes, bytes]] = JSON,
         code: str = "",
         **known: str | bool,
@@ -89,6 +90,7 @@ class Calls:
         call: CallRecord = self.meter.begin([], b"id")
         for name, value in known.items():
             setattr(call, name, value)
+        call.arrived(received)
         call.answered(status, headers)
         call.passed(content)
         self.now = seconds
@@ -222,7 +224,7 @@ def test_receivers_are_told_what_kind_of_number_each_is(cumulative: bool) -> Non
 @pytest.mark.parametrize(
     ("name", "bounds", "values"),
     [
-        (CALLS, SECONDS, (0.25, 0.01, 0.005, 81.92, 100.0, 2.56)),
+        (CALLS, SECONDS, (0.25, 0.005, 0.01, 81.92, 100.0, 2.56)),
         (TOKENS, TOKEN_BOUNDS, (0, 1, 2, 64, 65, 67108865)),
     ],
 )
@@ -357,11 +359,14 @@ def made(exporter: Exporter, *, cumulative: bool = False, name: str = "a receive
     return Destination(name, exporter.open, cumulative=cumulative)
 
 
-def some(count: int = 1, **known: str | bool) -> Any:
+def some(count: int = 1, **known: Any) -> Any:
     calls = Calls()
     for _ in range(count):
-        calls.add(**known)  # type: ignore[arg-type]
+        calls.add(**known)
     return calls.tally.take()
+
+
+STREAMED: Any = {"headers": EVENTS, "content": USAGE % 5, "received": b"x" * 30, "has_usage": True}
 
 
 def test_one_receiver_is_given_what_is_new_and_another_the_totals_of_the_same_calls() -> None:
@@ -384,27 +389,57 @@ def test_one_receiver_is_given_what_is_new_and_another_the_totals_of_the_same_ca
     assert (delta.opened, cumulative.opened) == (1, 1)
 
 
+def values_of(points: Mapping[str, Points]) -> dict[str, list[Any]]:
+    return {name: [value for _, value in found] for name, found in points.items()}
+
+
 @pytest.mark.parametrize("cumulative", [False, True])
-def test_what_a_receiver_did_not_take_comes_with_the_next_export_once(cumulative: bool) -> None:
-    exporter = Exporter()
-    destination = made(exporter, cumulative=cumulative)
-    exporter.refuses = lambda: True
-    destination.export(some(2, has_usage=True), process())
-    exporter.refuses = lambda: False
-    exporter.failure = OSError("no route")
-    destination.export(some(3, has_usage=True), process())
-    exporter.failure = None
-    assert exporter.taken() == {}
-    destination.export(some(4, has_usage=True), process())
-    taken = exporter.taken()
-    assert [value for _, value in taken[CALLS]] == [(9, 9.0)]
-    assert [value for _, value in taken["apim_shim.time_to_head"]] == [(9, 0.0)]
-    assert [value for _, value in taken["apim_shim.usage.absent"]] == [9]
-    assert taken["apim_shim.heartbeats"] == [({}, 12)]
-    destination.export({}, Process())
-    taken = exporter.taken()
-    assert [value for _, value in taken.get(CALLS, [])] == ([(9, 9.0)] if cumulative else [])
-    assert taken.get("apim_shim.heartbeats", []) == ([({}, 12)] if cumulative else [])
+def test_what_two_receivers_did_not_take_comes_with_the_next_export_once(cumulative: bool) -> None:
+    exporters = [Exporter(), Exporter()]
+    destinations = [made(exporter, cumulative=cumulative) for exporter in exporters]
+
+    def export(calls: int, absent: int) -> None:
+        new, since = Calls(), process()
+        for _ in range(calls):
+            new.add(**STREAMED)
+        for _ in range(absent):
+            new.add(has_usage=True, operation="GET /models")
+        taken = new.tally.take()
+        for destination in destinations:
+            destination.export(taken, since)
+
+    for exporter in exporters:
+        exporter.refuses = lambda: True
+    export(2, 1)
+    for exporter in exporters:
+        exporter.refuses, exporter.failure = lambda: False, OSError("no route")
+    export(3, 2)
+    assert [exporter.taken() for exporter in exporters] == [{}, {}]
+    for exporter in exporters:
+        exporter.failure = None
+    export(4, 0)
+    for exporter in exporters:
+        expected = {
+            CALLS: [(9, 9.0), (3, 3.0)],
+            "apim_shim.time_to_head": [(9, 0.0), (3, 0.0)],
+            "gen_ai.server.time_to_first_token": [(9, 0.0)],
+            TOKENS: [(9, 45), (9, 54), (9, 36)],
+            "apim_shim.io": [270, 9 * len(USAGE % 5)],
+            "apim_shim.usage.absent": [3],
+            "apim_shim.streams": [3],
+            "apim_shim.heartbeats": [12],
+            "apim_shim.starts": [3],
+            "apim_shim.key.lookups": [15, 18],
+            "apim_shim.vault.duration": [(6, 2.25), (3, 6.0)],
+            "apim_shim.upstream.connections": [21, 24],
+        }
+        assert values_of(exporter.taken()) == expected
+    for destination in destinations:
+        destination.export({}, Process())
+    for exporter in exporters:
+        again = values_of(exporter.taken())
+        assert again.get(CALLS, []) == ([(9, 9.0), (3, 3.0)] if cumulative else [])
+        assert again.get("apim_shim.heartbeats", []) == ([12] if cumulative else [])
 
 
 def test_many_series_go_in_portions_and_only_those_not_taken_go_again() -> None:
