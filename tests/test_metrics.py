@@ -392,6 +392,19 @@ QUIET = (
 )
 
 
+async def _export_one_call(settings: Settings) -> None:
+    """By exporters of its own, whose connections are closed when this returns."""
+    tally, [spans] = Tally(), span_destinations_of(settings)
+    tracing = Tracing([spans], lambda record: record.model, interval=60)
+    meter = Meter([tally.add, tracing.add], begin_span=sampler("always_on"))
+    call = meter.begin([], b"id")
+    call.operation = "GET /models"
+    call.begin_span([], "GET", "https://apim.example")
+    call.end()
+    await Telemetry(meter, tally, destinations_of(settings)).export()
+    await spans.export()
+
+
 async def test_in_azure_the_apps_identity_sends_and_the_exporter_does_nothing_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,20 +437,10 @@ async def test_in_azure_the_apps_identity_sends_and_the_exporter_does_nothing_of
                 "OTEL_TRACES_EXPORTER": "azure_monitor_opentelemetry_exporter",
             }
         )
-        tally, destinations, [spans] = Tally(), destinations_of(settings), span_destinations_of(settings)
-        tracing = Tracing([spans], lambda record: record.model, interval=60)
-        meter = Meter([tally.add, tracing.add], begin_span=sampler("always_on"))
-        telemetry = Telemetry(meter, tally, destinations)
-        call = meter.begin([], b"id")
-        call.operation = "GET /models"
-        span = call.begin_span([], "GET", "https://apim.example")
-        assert span is not None
-        call.end()
-        await telemetry.export()
-        await spans.export()
+        await _export_one_call(settings)
     assert {point.name for point in insights.points} == {CALLS, "apim_shim.streams", "apim_shim.starts"}
     [sent] = insights.spans
-    assert (sent.name, sent.attributes["target"]) == ("GET /models", "apim.example")
+    assert (sent.name, sent.attributes["target"]) == ("GET /models", "apim.example:443")
     assert set(insights.authorizations) == {f"Bearer {TOKEN}"}
     assert {name: os.environ.get(name) for name in QUIET} == dict.fromkeys(QUIET, "true")
     assert list(disk.rglob("*")) == []

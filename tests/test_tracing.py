@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,9 +22,11 @@ from devhost.host import Host
 from devhost.logs import Record
 from devhost.platform import CORE_TOOLS
 from devhost.standin import Received, Standin
+from shim.headers import Headers
 from shim.monitoring.exporting import Telemetry, tracing_of
+from shim.monitoring.record import CallRecord, Meter
 from shim.monitoring.tally import Tally
-from shim.monitoring.trace_export import MAX_BATCH, SpanDestination
+from shim.monitoring.trace_export import MAX_BATCH, SpanDestination, Tracing
 from shim.monitoring.tracing import Span, SpanRecord, parent_of, sampler
 from shim.settings import Settings
 from tests.conftest import KEY, StartHost
@@ -343,6 +346,168 @@ async def test_spans_that_could_not_be_sent_are_sent_later(traced: Running) -> N
     await insights.span(trace_id=trace_id)
 
 
+# The span of a call, and what is exported of it.
+
+
+class Taking(SpanExporter):
+    """Takes every span."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.spans += spans
+        return SpanExportResult.SUCCESS
+
+
+ORIGIN = "https://apim.example"
+CALLER = [(b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03")]
+USAGE = b'{"usage":{"prompt_tokens":5,"completion_tokens":6}}'
+
+
+async def exported(
+    *,
+    status: int = 200,
+    operation: str = "GET /files/…",
+    method: str = "GET",
+    origin: str = ORIGIN,
+    headers: Headers = CALLER,
+    code: str = "",
+    content: bytes = b"",
+    with_url: bool = False,
+) -> tuple[ReadableSpan, CallRecord]:
+    """The span of a call that lasts from 100 to 107.5, and was sent upstream at 103."""
+    exporter, now = Taking(), [100.0]
+    destination = SpanDestination("a receiver", lambda: exporter, with_url=with_url)
+    tracing = Tracing([destination], lambda record: f"{record.model} of {record.status}", interval=60)
+    meter = Meter([tracing.add], clock=lambda: now[0], begin_span=sampler("parentbased_always_on"))
+    call = meter.begin([], b"id")
+    call.label, call.operation, call.model, call.has_usage = "team-a", operation, "gpt-4o", True
+    now[0] = 103.0
+    span = call.begin_span(headers, method, origin)
+    assert span is not None
+    if status:
+        span.status = status
+        call.answered(status, [(b"content-type", b"application/json")])
+        call.passed(content)
+    now[0] = 107.5
+    call.end(code)
+    await destination.export()
+    [found] = exporter.spans
+    return found, call
+
+
+async def test_a_span_has_the_ids_and_times_of_its_request_and_the_attributes_of_its_call() -> None:
+    found, call = await exported(content=USAGE)
+    assert call.span is not None
+    assert found.attributes == {
+        "http.request.method": "GET",
+        "server.address": "apim.example",
+        "server.port": 443,
+        "url.template": "/files/…",
+        "http.response.status_code": 200,
+        "gen_ai.request.model": "gpt-4o of 200",
+        "gen_ai.usage.input_tokens": 5,
+        "gen_ai.usage.output_tokens": 6,
+        "apim_shim.subscription": "team-a",
+        "apim_shim.operation": "GET /files/…",
+    }
+    assert (found.name, found.kind, found.status.status_code) == (
+        "GET /files/…",
+        trace.SpanKind.CLIENT,
+        trace.StatusCode.UNSET,
+    )
+    context, parent = found.context, found.parent
+    assert context is not None
+    assert parent is not None
+    assert f"{context.trace_id:032x}" == f"{parent.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
+    assert (f"{context.span_id:016x}", f"{parent.span_id:016x}") == (call.span.span_id, "b7ad6b7169203331")
+    assert (context.is_remote, parent.is_remote) == (False, True)
+    # Sampled, and of an id that was drawn at random.
+    assert context.trace_flags == parent.trace_flags == 3
+    assert found.start_time is not None
+    assert found.end_time is not None
+    assert found.start_time == call.span.began
+    assert found.end_time - found.start_time == 4_500_000_000
+    assert found.instrumentation_scope is not None
+    assert found.instrumentation_scope.name == "apim_shim"
+    assert found.resource.attributes["service.name"] == "apim-openai-shim"
+
+
+async def test_a_span_of_a_new_trace_has_no_parent() -> None:
+    found, _ = await exported(headers=[])
+    assert found.parent is None
+    assert found.context is not None
+    assert found.context.trace_flags == 1
+
+
+@pytest.mark.parametrize(
+    ("origin", "address", "port"),
+    [
+        ("https://apim.example", "apim.example", 443),
+        ("http://apim.example", "apim.example", 80),
+        ("https://apim.example:8443", "apim.example", 8443),
+        ("http://[::1]:8080", "::1", 8080),
+    ],
+)
+async def test_a_span_names_the_server_that_was_asked(origin: str, address: str, port: int) -> None:
+    found, _ = await exported(origin=origin)
+    assert found.attributes is not None
+    assert (found.attributes["server.address"], found.attributes["server.port"]) == (address, port)
+
+
+@pytest.mark.parametrize(
+    ("operation", "name", "template", "url"),
+    [
+        ("PUT /files/…", "PUT /files/…", "/files/…", "https://apim.example/files/…"),
+        # Its path may hold the name of a person or a file.
+        ("other", "PUT", None, "https://apim.example/…"),
+    ],
+)
+async def test_what_is_in_no_list_is_named_by_its_method_alone(
+    operation: str, name: str, template: str | None, url: str
+) -> None:
+    for with_url in (False, True):
+        found, _ = await exported(operation=operation, method="PUT", with_url=with_url)
+        assert found.attributes is not None
+        assert (found.name, found.attributes["http.request.method"]) == (name, "PUT")
+        assert found.attributes.get("url.template") == template
+        assert found.attributes.get("url.full") == (url if with_url else None)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (200, "", None),
+        (302, "", None),
+        (399, "", None),
+        (400, "", "400"),
+        (503, "", "503"),
+        (200, "upstream_broken", "upstream_broken"),
+        (429, "caller_gone", "caller_gone"),
+        (0, "upstream_unreachable", "upstream_unreachable"),
+    ],
+)
+async def test_a_span_has_failed_where_upstream_refused_or_the_exchange_broke_off(
+    status: int, code: str, error: str | None
+) -> None:
+    found, _ = await exported(status=status, code=code)
+    assert found.attributes is not None
+    assert found.attributes.get("error.type") == error
+    assert found.attributes.get("http.response.status_code") == (status or None)
+    assert (found.status.status_code is trace.StatusCode.ERROR) is (error is not None)
+    assert "gen_ai.usage.input_tokens" not in found.attributes
+
+
+async def test_a_call_that_is_not_traced_gives_no_span() -> None:
+    exporter = Taking()
+    destination = SpanDestination("a receiver", lambda: exporter)
+    tracing = Tracing([destination], lambda _: "", interval=60)
+    Meter([tracing.add]).begin([], b"id").end()
+    await destination.export()
+    assert exporter.spans == []
+
+
 # The queue.
 
 
@@ -397,6 +562,29 @@ async def test_the_oldest_spans_are_dropped_beyond_the_limit_and_their_number_is
     ]
     await destination.export()
     assert len(exporter.taken) == 10
+
+
+async def test_spans_that_a_receiver_does_not_take_keep_their_order(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    exporter, openings = Exporter(), []
+
+    def open_exporter() -> SpanExporter:
+        openings.append(exporter)
+        return exporter
+
+    destination = SpanDestination("a receiver", open_exporter)
+    for number, fails in enumerate((True, True, False, True, False)):
+        exporter.fails = fails
+        for span in ended(600, first=600 * number + 1):
+            destination.offer(span)
+        await destination.export()
+    assert ids(exporter) == list(range(1, 3001))
+    assert len(openings) == 1
+    begun = "spans cannot be sent to a receiver (it did not take them); up to 2048 of them are kept and sent later"
+    over = "spans reach a receiver again; 0 were dropped meanwhile"
+    assert caplog.messages == [begun, over, begun, over]
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
 async def test_an_exporter_that_raises_loses_no_span_and_its_fault_is_told(
