@@ -256,9 +256,7 @@ def test_host_json_lets_every_warning_through_and_samples_requests_alone() -> No
 @pytest.fixture(scope="module")
 async def told_of_all(start_host: StartHost) -> Host:
     """The app that writes a line for each call, for one model of which the APIM API has another name."""
-    return await start_host(
-        LOG_CALLS="all", MODEL_DEPLOYMENTS="fast=gpt-4o-mini", CORS_ORIGINS=APP_ORIGIN, SSE_HEARTBEAT="0"
-    )
+    return await start_host(LOG_CALLS="all", MODEL_DEPLOYMENTS="fast=gpt-4o-mini,gpt-4o=gpt-4o")
 
 
 async def line_of(host: Host, call: bytes) -> dict[str, Any]:
@@ -274,6 +272,7 @@ async def line_of(host: Host, call: bytes) -> dict[str, Any]:
 
 OWN = "x-request-id: {own}"
 CHAT = b'{"model": "fast", "messages": [{"role": "user", "content": "Hi"}]}'
+RESPONSE = b'{"model": "gpt-4o", "input": "Hi"}'
 LEGACY = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21"
 # The call, and what its line says; less what all good calls of team-a have in common, and bytes.
 LINES: dict[str, tuple[bytes, dict[str, Any]]] = {
@@ -287,6 +286,14 @@ LINES: dict[str, tuple[bytes, dict[str, Any]]] = {
             "operation": "POST /chat/completions", "model": "gpt-4o", "tokens": True, "dialect": "legacy",
             "key_header": "api-key",
         },
+    ),
+    "a model in a body that nobody needs to read": (
+        request("POST", "/openai/responses?api-version=2025-04-01-preview", OWN, body=RESPONSE, key=KEY),
+        {"operation": "POST /responses", "model": "gpt-4o", "tokens": True, "dialect": "legacy"},
+    ),
+    "a body whose model is not what the call is for": (
+        request("POST", "/v1/batches", OWN, 'x-standin: {"reflect": true}', body=RESPONSE, key=KEY),
+        {"operation": "POST /batches"},
     ),
     "what upstream refuses": (
         request("POST", "/v1/chat/completions", OWN, 'x-standin: {"status": 429}', body=CHAT, key=KEY),
@@ -328,15 +335,22 @@ async def test_a_line_names_what_the_call_named(
     assert told == {name: value for name, value in (of_all | expected).items() if value is not None}
 
 
-async def test_what_pages_and_probes_ask_beforehand_is_no_call(told_of_all: Host) -> None:
-    preflight, probe = str(uuid.uuid4()), str(uuid.uuid4())
-    asked = f"origin: {APP_ORIGIN}", "access-control-request-method: POST"
-    await exchange(told_of_all.url, request("OPTIONS", "/v1/models", f"x-request-id: {preflight}", *asked))
-    assert (
-        await exchange(told_of_all.url, request("GET", "/healthz", f"x-request-id: {probe}"))
-    ).status == 200
+async def test_the_tokens_of_a_stored_response_are_told_once_however_often_it_is_read(
+    told_of_all: Host,
+) -> None:
+    made = await exchange(told_of_all.url, request("POST", "/v1/responses", body=RESPONSE, key=KEY))
+    stored = json.loads(made.body)
+    assert stored["usage"]["input_tokens"] > 0
+    told = await line_of(told_of_all, request("GET", f"/v1/responses/{stored['id']}", OWN, key=KEY))
+    assert (told["status"], told["operation"]) == (200, "GET /responses/…")
+    assert told["sent"] > 0
+    assert "tokens" not in told
+
+
+async def test_what_probes_ask_is_no_call(told_of_all: Host) -> None:
+    probes = [str(uuid.uuid4()), str(uuid.uuid4())]
+    for path, probe in zip(("/healthz", "/readyz"), probes, strict=True):
+        await exchange(told_of_all.url, request("GET", path, f"x-request-id: {probe}"))
     # Its line comes after any of theirs.
     await line_of(told_of_all, request("GET", "/v1/models", OWN, key=KEY))
-    assert [
-        each for each in told_of_all.logs.records if preflight in each.message or probe in each.message
-    ] == []
+    assert not [each for each in told_of_all.logs.records if any(probe in each.message for probe in probes)]

@@ -87,7 +87,7 @@ def told() -> Iterator[Told]:
     for name in SWITCHES:
         setattr(logging, name, True)
     for each in loggers:
-        each.setLevel(logging.NOTSET)
+        each.setLevel(logging.INFO)  # as the worker may have done
     told = Told(io.StringIO(), io.StringIO(), io.StringIO())
     of_worker = logging.StreamHandler(told.worker)
     logging.getLogger().addHandler(of_worker)
@@ -109,6 +109,11 @@ def test_warnings_of_ours_and_of_the_server_go_to_stderr_once(told: Told, name: 
     assert told.all() == ("WARNING: trouble\n", "", "")
 
 
+def test_what_is_no_warning_of_ours_goes_the_workers_way(told: Told) -> None:
+    logging.getLogger("shim").info("a word")
+    assert told.all() == ("", "", "a word\n")
+
+
 def test_lines_about_calls_go_to_stdout_unless_they_are_warnings(told: Told) -> None:
     log = logging.getLogger("shim.calls")
     log.debug("call of no interest")
@@ -118,13 +123,23 @@ def test_lines_about_calls_go_to_stdout_unless_they_are_warnings(told: Told) -> 
     assert told.all() == ("WARNING: call that failed\n", "call {}\n", "")
 
 
+def test_without_streams_of_a_test_they_are_those_of_the_process(
+    told: Told, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure()
+    logging.getLogger("shim").error("trouble")
+    logging.getLogger("shim.calls").warning("call that failed")
+    logging.getLogger("shim.calls").info("call {}")
+    assert capsys.readouterr() == ("call {}\n", "ERROR: trouble\nWARNING: call that failed\n")
+
+
 @pytest.mark.parametrize("name", ["azure", "azure.core.pipeline", "azure.functions", "uvicorn.error"])
 def test_what_others_tell_of_each_request_is_not_paid_for(told: Told, name: str) -> None:
     assert not logging.getLogger(name).isEnabledFor(logging.INFO)
     assert logging.getLogger(name).isEnabledFor(logging.WARNING)
 
 
-def test_a_line_looks_nothing_up_that_it_does_not_say(told: Told) -> None:
+async def test_a_line_looks_nothing_up_that_it_does_not_say(told: Told) -> None:
     record = logging.LogRecord("shim", logging.INFO, "", 0, "a call", None, None)
     assert (record.thread, record.process, record.processName, record.taskName) == (None, None, None, None)
 

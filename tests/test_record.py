@@ -6,12 +6,17 @@ Every number that an operator sees begins here: what is noted wrong is wrong in 
 import time
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
+from shim.app import answer
+from shim.cors import Cors
 from shim.headers import Headers
 from shim.monitoring.operation import operation_name
 from shim.monitoring.record import CallRecord, Meter
 from shim.monitoring.tracing import sampler
 from shim.monitoring.usage import Usage, UsageReader
+from shim.settings import Settings
 
 JSON: Headers = [(b"content-type", b"application/json")]
 EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
@@ -176,6 +181,32 @@ def test_a_span_begins_when_the_request_goes_upstream() -> None:
     unsampled = [(b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")]
     assert meter.begin([], b"id").begin_span(unsampled, "GET", "https://apim.example") is None
     assert Meter().begin([], b"id").begin_span([], "GET", "https://apim.example") is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "status", "codes"),
+    [("https://app.example.com", 204, []), ("https://evil.example", 403, ["cors_origin_not_allowed"])],
+)
+async def test_a_preflight_is_no_call_unless_it_is_refused(
+    origin: str, status: int, codes: list[str]
+) -> None:
+    settings = Settings.from_environment(
+        {
+            "APIM_BASE_URL": "https://a.example/openai",
+            "KEY_VAULT_URL": "https://v.vault.azure.net",
+            "CORS_ORIGINS": "https://app.example.com",
+        }
+    )
+    run = Run()
+
+    async def handle(_: Request, __: CallRecord) -> Response:
+        raise AssertionError("a preflight goes no further")
+
+    headers = [(b"origin", origin.encode()), (b"access-control-request-method", b"POST")]
+    asked = Request({"type": "http", "method": "OPTIONS", "path": "/v1/models", "headers": headers})
+    response = await answer(asked, Cors.of(settings), settings.retirement, handle, run.meter)
+    assert response.status_code == status
+    assert [(call.status, call.code) for call in run.over] == [(status, code) for code in codes]
 
 
 # The names of operations.

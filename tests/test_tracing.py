@@ -49,6 +49,7 @@ async def traced(start_host: StartHost, tmp_path_factory: pytest.TempPathFactory
             OTEL_TRACES_SAMPLER="parentbased_always_on",
             OTEL_BSP_SCHEDULE_DELAY="100",
             UPSTREAM_IDLE_TIMEOUT="30",
+            MODELS="gpt-4o",
         )
         yield host, otlp, insights
 
@@ -271,6 +272,16 @@ async def test_what_upstream_refuses_and_what_breaks_off_is_an_error(
         # Whoever reads the log finds the trace.
         line = await host.logs.first(has(f'"trace_id": "{trace_id}"'))
         assert error in line.message
+
+
+async def test_a_span_has_upstreams_own_status_where_the_shim_answers_in_its_place(traced: Running) -> None:
+    host, otlp, _ = traced
+    traceparent, trace_id, _ = caller()
+    call = request("GET", "/v1/models", 'x-standin: {"status": 404}', f"traceparent: {traceparent}", key=KEY)
+    assert (await exchange(host.url, call)).status == 200
+    span = await otlp.span(trace_id=trace_id)
+    assert (span.attributes["http.response.status_code"], span.attributes["error.type"]) == (404, "404")
+    assert span.failed
 
 
 async def test_an_upstream_that_cannot_be_reached_has_no_status(
