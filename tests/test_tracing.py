@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -617,6 +618,22 @@ async def test_an_exporter_that_raises_loses_no_span_and_its_fault_is_told(
     assert ids(exporter) == [1, 2, 3]
     assert "ValueError" in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_spans_are_sent_from_a_thread_so_that_no_call_waits_for_a_receiver() -> None:
+    threads = []
+
+    class Watched(Taking):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            threads.append(threading.current_thread())
+            return super().export(spans)
+
+    destination = SpanDestination("a receiver", Watched)
+    for span in ended(1):
+        destination.offer(span)
+    await destination.export()
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
 
 
 async def test_a_full_batch_is_sent_at_once_and_the_rest_when_it_is_time() -> None:
