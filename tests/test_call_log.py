@@ -351,12 +351,3 @@ async def test_the_tokens_of_a_stored_response_are_told_once_however_often_it_is
     assert (told["status"], told["operation"]) == (200, "GET /responses/…")
     assert told["sent"] > 0
     assert "tokens" not in told
-
-
-async def test_what_probes_ask_is_no_call(told_of_all: Host) -> None:
-    probes = [str(uuid.uuid4()), str(uuid.uuid4())]
-    for path, probe in zip(("/healthz", "/readyz"), probes, strict=True):
-        await exchange(told_of_all.url, request("GET", path, f"x-request-id: {probe}"))
-    # Its line comes after any of theirs.
-    await line_of(told_of_all, request("GET", "/v1/models", OWN, key=KEY))
-    assert not [each for each in told_of_all.logs.records if any(probe in each.message for probe in probes)]

@@ -576,6 +576,54 @@ async def test_the_oldest_spans_are_dropped_beyond_the_limit_and_their_number_is
     assert len(exporter.taken) == 10
 
 
+async def test_no_more_spans_wait_for_an_export_than_the_limit(caplog: pytest.LogCaptureFixture) -> None:
+    """Which may be long in coming: a receiver that hangs holds it up."""
+    exporter = Exporter()
+    destination = SpanDestination("a receiver", lambda: exporter, max_queue=10)
+    for span in ended(10):
+        destination.offer(span)
+    assert caplog.messages == []
+    for span in ended(2, first=11):
+        destination.offer(span)
+    assert caplog.messages == ["spans for a receiver are dropped: more come than it takes"]
+    await destination.export()
+    assert ids(exporter) == list(range(3, 13))
+    assert caplog.messages[1:] == ["spans reach a receiver again; 2 were dropped meanwhile"]
+    # What is over is told no more, and what comes next is counted anew.
+    for span in ended(1):
+        destination.offer(span)
+    await destination.export()
+    assert len(caplog.messages) == 2
+    for span in ended(11):
+        destination.offer(span)
+    await destination.export()
+    assert caplog.messages[2:] == [
+        "spans for a receiver are dropped: more come than it takes",
+        "spans reach a receiver again; 1 were dropped meanwhile",
+    ]
+
+
+async def test_spans_that_come_while_others_are_refused_wait_within_the_limit() -> None:
+    class Refusing(Exporter):
+        """While it refuses a batch, more spans come."""
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            if self.fails:
+                for span in ended(5, first=11):
+                    destination.offer(span)
+            return super().export(spans)
+
+    exporter = Refusing()
+    exporter.fails = True
+    destination = SpanDestination("a receiver", lambda: exporter, max_queue=10)
+    for span in ended(10):
+        destination.offer(span)
+    await destination.export()
+    exporter.fails = False
+    await destination.export()
+    assert ids(exporter) == list(range(6, 16))
+
+
 async def test_spans_that_a_receiver_does_not_take_keep_their_order(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -636,6 +684,7 @@ async def test_spans_are_sent_from_a_thread_so_that_no_call_waits_for_a_receiver
     assert threads[0] is not threading.current_thread()
 
 
+@pytest.mark.timeout(30)  # if it did not wait, it would leave nobody else a turn
 async def test_a_full_batch_is_sent_at_once_and_the_rest_when_it_is_time() -> None:
     exporter = Exporter()
     destination = SpanDestination("a receiver", lambda: exporter)
@@ -647,6 +696,11 @@ async def test_a_full_batch_is_sent_at_once_and_the_rest_when_it_is_time() -> No
     for span in ended(4):
         destination.offer(span)
     assert [await asyncio.to_thread(exporter.sizes.get, timeout=30) for _ in range(2)] == [MAX_BATCH, 3]
+    # And then it waits again.
+    for span in ended(1):
+        destination.offer(span)
+    await asyncio.to_thread(ended, 0)
+    assert exporter.sizes.empty()
     running.cancel()
 
 
@@ -714,6 +768,16 @@ def test_our_own_traceparent_is_a_valid_one_and_ids_are_new_each_time() -> None:
     for span in spans:
         parent = parent_of([(b"traceparent", span.traceparent)])
         assert parent == (span.trace_id, span.span_id, 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "ours"), [("00", "01"), ("01", "01"), ("02", "03"), ("03", "03"), ("ff", "03"), (None, "01")]
+)
+def test_of_a_callers_flags_only_that_of_random_ids_goes_on(flags: str | None, ours: str) -> None:
+    headers = [(b"traceparent", caller(flags)[0].encode())] if flags else []
+    span = sampler("always_on")(headers)
+    assert span is not None
+    assert span.traceparent.decode().rpartition("-")[2] == ours
 
 
 @pytest.mark.parametrize(
