@@ -13,6 +13,7 @@ from shim.call import json_top_level, spool
 from shim.cli.keys import checking
 from shim.keys import cache, limits, listing, scan, vault
 from shim.keys.admin import importing
+from shim.monitoring import call_log, clients, tally, trace_export
 from shim.upstream import transport
 
 KIB, MIB = 1024, 1024 * 1024
@@ -48,6 +49,10 @@ BOUNDS: list[tuple[ModuleType, dict[str, object]]] = [
         },
     ),
     (vault, {"NO_DIGEST": "0" * 64}),
+    (call_log, {"MAX_LINES": 300}),
+    (clients, {"MAX_MAJOR": 20}),
+    (tally, {"MAX_LABELS": 1_000, "MAX_MODELS": 200, "MAX_SERIES": 4_000}),
+    (trace_export, {"MAX_QUEUE": 2_048, "MAX_BATCH": 512}),
 ]  # fmt: skip
 
 

@@ -5,9 +5,12 @@ Alerts, bills and the decision to retire the shim rest on these numbers.
 
 import asyncio
 import json
+import os
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import httpx2
@@ -19,8 +22,13 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult,
 from devhost.host import Host
 from devhost.standin import Received, Standin
 from shim.monitoring.counts import Process
-from shim.monitoring.exporting import Destination
+from shim.monitoring.exporting import Destination, Telemetry, destinations_of
+from shim.monitoring.record import Meter
+from shim.monitoring.tally import Tally
+from shim.monitoring.trace_export import Tracing, span_destinations_of
+from shim.monitoring.tracing import sampler
 from shim.monitoring.usage import Usage
+from shim.settings import Settings
 from tests.conftest import API_VERSION, KEY, StartHost
 from tests.support.telemetry_doubles import TOKEN, Receiver, receiving
 from tests.support.wire import connect, exchange, request
@@ -374,3 +382,70 @@ def test_totals_are_since_the_start_and_all_else_is_since_the_last_export(cumula
     assert len(exporter.starts) == 3
     assert all(len(starts) == 1 for starts in exporter.starts)
     assert len(set.union(*exporter.starts)) == (1 if cumulative else 3)
+
+
+QUIET = (
+    "APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED",
+    "APPLICATIONINSIGHTS_OPENTELEMETRY_RESOURCE_METRIC_DISABLED",
+    "APPLICATIONINSIGHTS_SDKSTATS_DISABLED",
+    "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL",
+)
+
+
+async def _export_one_call(settings: Settings) -> None:
+    """By exporters of its own, whose connections are closed when this returns."""
+    tally, [spans] = Tally(), span_destinations_of(settings)
+    tracing = Tracing([spans], lambda record: record.model, interval=60)
+    meter = Meter([tally.add, tracing.add], begin_span=sampler("always_on"))
+    call = meter.begin([], b"id")
+    call.operation = "GET /models"
+    call.begin_span([], "GET", "https://apim.example")
+    call.end()
+    await Telemetry(meter, tally, destinations_of(settings)).export()
+    await spans.export()
+
+
+async def test_in_azure_the_apps_identity_sends_and_the_exporter_does_nothing_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No word to Microsoft about itself, no bound on what it sends, and nothing on the disk."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    monkeypatch.setattr(
+        "azure.monitor.opentelemetry.exporter.export._base._DEFAULT_MAX_ENVELOPES_PER_SECOND", 1
+    )
+    async with receiving(tmp_path) as (_, insights, environ):
+        environ |= {
+            "WEBSITE_SITE_NAME": "contoso-shim",
+            "WEBSITE_INSTANCE_ID": "instance-1",
+            # Of another app, for the developer's tools: in Azure nobody but the managed identity is asked.
+            "AZURE_TENANT_ID": "22222222-2222-4333-8444-555555555555",
+            "AZURE_CLIENT_SECRET": "not-a-secret",
+        }
+        for name in QUIET:
+            monkeypatch.setenv(name, "unset at the end")
+            monkeypatch.delenv(name)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        settings = Settings.from_environment(
+            {
+                **environ,
+                "APIM_BASE_URL": "https://apim.example/openai",
+                "KEY_VAULT_URL": "https://v.vault.azure.net",
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+                "OTEL_TRACES_EXPORTER": "azure_monitor_opentelemetry_exporter",
+            }
+        )
+        await _export_one_call(settings)
+    assert {point.name for point in insights.points} == {CALLS, "apim_shim.streams", "apim_shim.starts"}
+    [sent] = insights.spans
+    assert (sent.name, sent.attributes["target"]) == ("GET /models", "apim.example:443")
+    assert set(insights.authorizations) == {f"Bearer {TOKEN}"}
+    assert {name: os.environ.get(name) for name in QUIET} == dict.fromkeys(QUIET, "true")
+    assert list(disk.rglob("*")) == []
+    envelopes = [envelope for raw in insights.raw for envelope in json.loads(raw)]
+    assert {
+        (envelope["tags"]["ai.cloud.role"], envelope["tags"]["ai.cloud.roleInstance"])
+        for envelope in envelopes
+    } == {("contoso-shim", "instance-1")}

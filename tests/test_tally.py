@@ -73,9 +73,18 @@ def test_labels_and_models_that_never_end_become_other() -> None:
     assert len({key.label for key in tally.series}) == MAX_LABELS + 1
     assert len({key.model for key in tally.series}) == MAX_MODELS + 1
     assert OTHER in {key.label for key in tally.series} & {key.model for key in tally.series}
+    # Those that were known before are, and no name is no other name.
+    record(meter, label="label-999", model="model-199", status=200).end()
+    record(meter, status=200).end()
+    assert {("label-999", "model-199"), ("", "")} <= {(key.label, key.model) for key in tally.series}
     for number in range(5_000):
         record(meter, label="label-0", model=f"refused-{number}", status=404).end()
     assert {key.model for key in tally.series if key.status == "4xx"} == {OTHER}
+    # An export begins nothing anew: the bounds are those of the process.
+    tally.take()
+    record(meter, label="label-4999", model="model-4999", status=200).end()
+    record(meter, label="label-999", model="model-199", status=200).end()
+    assert {(key.label, key.model) for key in tally.series} == {(OTHER, OTHER), ("label-999", "model-199")}
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 2])

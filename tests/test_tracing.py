@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import logging
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,9 +23,11 @@ from devhost.host import Host
 from devhost.logs import Record
 from devhost.platform import CORE_TOOLS
 from devhost.standin import Received, Standin
+from shim.headers import Headers
 from shim.monitoring.exporting import Telemetry, tracing_of
+from shim.monitoring.record import CallRecord, Meter
 from shim.monitoring.tally import Tally
-from shim.monitoring.trace_export import MAX_BATCH, SpanDestination
+from shim.monitoring.trace_export import MAX_BATCH, SpanDestination, Tracing
 from shim.monitoring.tracing import Span, SpanRecord, parent_of, sampler
 from shim.settings import Settings
 from tests.conftest import KEY, StartHost
@@ -46,6 +50,7 @@ async def traced(start_host: StartHost, tmp_path_factory: pytest.TempPathFactory
             OTEL_TRACES_SAMPLER="parentbased_always_on",
             OTEL_BSP_SCHEDULE_DELAY="100",
             UPSTREAM_IDLE_TIMEOUT="30",
+            MODELS="gpt-4o",
         )
         yield host, otlp, insights
 
@@ -270,6 +275,16 @@ async def test_what_upstream_refuses_and_what_breaks_off_is_an_error(
         assert error in line.message
 
 
+async def test_a_span_has_upstreams_own_status_where_the_shim_answers_in_its_place(traced: Running) -> None:
+    host, otlp, _ = traced
+    traceparent, trace_id, _ = caller()
+    call = request("GET", "/v1/models", 'x-standin: {"status": 404}', f"traceparent: {traceparent}", key=KEY)
+    assert (await exchange(host.url, call)).status == 200
+    span = await otlp.span(trace_id=trace_id)
+    assert (span.attributes["http.response.status_code"], span.attributes["error.type"]) == (404, "404")
+    assert span.failed
+
+
 async def test_an_upstream_that_cannot_be_reached_has_no_status(
     start_host: StartHost, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -343,6 +358,168 @@ async def test_spans_that_could_not_be_sent_are_sent_later(traced: Running) -> N
     await insights.span(trace_id=trace_id)
 
 
+# The span of a call, and what is exported of it.
+
+
+class Taking(SpanExporter):
+    """Takes every span."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.spans += spans
+        return SpanExportResult.SUCCESS
+
+
+ORIGIN = "https://apim.example"
+CALLER = [(b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03")]
+USAGE = b'{"usage":{"prompt_tokens":5,"completion_tokens":6}}'
+
+
+async def exported(
+    *,
+    status: int = 200,
+    operation: str = "GET /files/…",
+    method: str = "GET",
+    origin: str = ORIGIN,
+    headers: Headers = CALLER,
+    code: str = "",
+    content: bytes = b"",
+    with_url: bool = False,
+) -> tuple[ReadableSpan, CallRecord]:
+    """The span of a call that lasts from 100 to 107.5, and was sent upstream at 103."""
+    exporter, now = Taking(), [100.0]
+    destination = SpanDestination("a receiver", lambda: exporter, with_url=with_url)
+    tracing = Tracing([destination], lambda record: f"{record.model} of {record.status}", interval=60)
+    meter = Meter([tracing.add], clock=lambda: now[0], begin_span=sampler("parentbased_always_on"))
+    call = meter.begin([], b"id")
+    call.label, call.operation, call.model, call.has_usage = "team-a", operation, "gpt-4o", True
+    now[0] = 103.0
+    span = call.begin_span(headers, method, origin)
+    assert span is not None
+    if status:
+        span.status = status
+        call.answered(status, [(b"content-type", b"application/json")])
+        call.passed(content)
+    now[0] = 107.5
+    call.end(code)
+    await destination.export()
+    [found] = exporter.spans
+    return found, call
+
+
+async def test_a_span_has_the_ids_and_times_of_its_request_and_the_attributes_of_its_call() -> None:
+    found, call = await exported(content=USAGE)
+    assert call.span is not None
+    assert found.attributes == {
+        "http.request.method": "GET",
+        "server.address": "apim.example",
+        "server.port": 443,
+        "url.template": "/files/…",
+        "http.response.status_code": 200,
+        "gen_ai.request.model": "gpt-4o of 200",
+        "gen_ai.usage.input_tokens": 5,
+        "gen_ai.usage.output_tokens": 6,
+        "apim_shim.subscription": "team-a",
+        "apim_shim.operation": "GET /files/…",
+    }
+    assert (found.name, found.kind, found.status.status_code) == (
+        "GET /files/…",
+        trace.SpanKind.CLIENT,
+        trace.StatusCode.UNSET,
+    )
+    context, parent = found.context, found.parent
+    assert context is not None
+    assert parent is not None
+    assert f"{context.trace_id:032x}" == f"{parent.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
+    assert (f"{context.span_id:016x}", f"{parent.span_id:016x}") == (call.span.span_id, "b7ad6b7169203331")
+    assert (context.is_remote, parent.is_remote) == (False, True)
+    # Sampled, and of an id that was drawn at random.
+    assert context.trace_flags == parent.trace_flags == 3
+    assert found.start_time is not None
+    assert found.end_time is not None
+    assert found.start_time == call.span.began
+    assert found.end_time - found.start_time == 4_500_000_000
+    assert found.instrumentation_scope is not None
+    assert found.instrumentation_scope.name == "apim_shim"
+    assert found.resource.attributes["service.name"] == "apim-openai-shim"
+
+
+async def test_a_span_of_a_new_trace_has_no_parent() -> None:
+    found, _ = await exported(headers=[])
+    assert found.parent is None
+    assert found.context is not None
+    assert found.context.trace_flags == 1
+
+
+@pytest.mark.parametrize(
+    ("origin", "address", "port"),
+    [
+        ("https://apim.example", "apim.example", 443),
+        ("http://apim.example", "apim.example", 80),
+        ("https://apim.example:8443", "apim.example", 8443),
+        ("http://[::1]:8080", "::1", 8080),
+    ],
+)
+async def test_a_span_names_the_server_that_was_asked(origin: str, address: str, port: int) -> None:
+    found, _ = await exported(origin=origin)
+    assert found.attributes is not None
+    assert (found.attributes["server.address"], found.attributes["server.port"]) == (address, port)
+
+
+@pytest.mark.parametrize(
+    ("operation", "name", "template", "url"),
+    [
+        ("PUT /files/…", "PUT /files/…", "/files/…", "https://apim.example/files/…"),
+        # Its path may hold the name of a person or a file.
+        ("other", "PUT", None, "https://apim.example/…"),
+    ],
+)
+async def test_what_is_in_no_list_is_named_by_its_method_alone(
+    operation: str, name: str, template: str | None, url: str
+) -> None:
+    for with_url in (False, True):
+        found, _ = await exported(operation=operation, method="PUT", with_url=with_url)
+        assert found.attributes is not None
+        assert (found.name, found.attributes["http.request.method"]) == (name, "PUT")
+        assert found.attributes.get("url.template") == template
+        assert found.attributes.get("url.full") == (url if with_url else None)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (200, "", None),
+        (302, "", None),
+        (399, "", None),
+        (400, "", "400"),
+        (503, "", "503"),
+        (200, "upstream_broken", "upstream_broken"),
+        (429, "caller_gone", "caller_gone"),
+        (0, "upstream_unreachable", "upstream_unreachable"),
+    ],
+)
+async def test_a_span_has_failed_where_upstream_refused_or_the_exchange_broke_off(
+    status: int, code: str, error: str | None
+) -> None:
+    found, _ = await exported(status=status, code=code)
+    assert found.attributes is not None
+    assert found.attributes.get("error.type") == error
+    assert found.attributes.get("http.response.status_code") == (status or None)
+    assert (found.status.status_code is trace.StatusCode.ERROR) is (error is not None)
+    assert "gen_ai.usage.input_tokens" not in found.attributes
+
+
+async def test_a_call_that_is_not_traced_gives_no_span() -> None:
+    exporter = Taking()
+    destination = SpanDestination("a receiver", lambda: exporter)
+    tracing = Tracing([destination], lambda _: "", interval=60)
+    Meter([tracing.add]).begin([], b"id").end()
+    await destination.export()
+    assert exporter.spans == []
+
+
 # The queue.
 
 
@@ -399,6 +576,77 @@ async def test_the_oldest_spans_are_dropped_beyond_the_limit_and_their_number_is
     assert len(exporter.taken) == 10
 
 
+async def test_no_more_spans_wait_for_an_export_than_the_limit(caplog: pytest.LogCaptureFixture) -> None:
+    """Which may be long in coming: a receiver that hangs holds it up."""
+    exporter = Exporter()
+    destination = SpanDestination("a receiver", lambda: exporter, max_queue=10)
+    for span in ended(10):
+        destination.offer(span)
+    assert caplog.messages == []
+    for span in ended(2, first=11):
+        destination.offer(span)
+    assert caplog.messages == ["spans for a receiver are dropped: more come than it takes"]
+    await destination.export()
+    assert ids(exporter) == list(range(3, 13))
+    assert caplog.messages[1:] == ["spans reach a receiver again; 2 were dropped meanwhile"]
+    # What is over is told no more, and what comes next is counted anew.
+    for span in ended(1):
+        destination.offer(span)
+    await destination.export()
+    assert len(caplog.messages) == 2
+    for span in ended(11):
+        destination.offer(span)
+    await destination.export()
+    assert caplog.messages[2:] == [
+        "spans for a receiver are dropped: more come than it takes",
+        "spans reach a receiver again; 1 were dropped meanwhile",
+    ]
+
+
+async def test_spans_that_come_while_others_are_refused_wait_within_the_limit() -> None:
+    class Refusing(Exporter):
+        """While it refuses a batch, more spans come."""
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            if self.fails:
+                for span in ended(5, first=11):
+                    destination.offer(span)
+            return super().export(spans)
+
+    exporter = Refusing()
+    exporter.fails = True
+    destination = SpanDestination("a receiver", lambda: exporter, max_queue=10)
+    for span in ended(10):
+        destination.offer(span)
+    await destination.export()
+    exporter.fails = False
+    await destination.export()
+    assert ids(exporter) == list(range(6, 16))
+
+
+async def test_spans_that_a_receiver_does_not_take_keep_their_order(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    exporter, openings = Exporter(), []
+
+    def open_exporter() -> SpanExporter:
+        openings.append(exporter)
+        return exporter
+
+    destination = SpanDestination("a receiver", open_exporter)
+    for number, fails in enumerate((True, True, False, True, False)):
+        exporter.fails = fails
+        for span in ended(600, first=600 * number + 1):
+            destination.offer(span)
+        await destination.export()
+    assert ids(exporter) == list(range(1, 3001))
+    assert len(openings) == 1
+    begun = "spans cannot be sent to a receiver (it did not take them); up to 2048 of them are kept and sent later"
+    over = "spans reach a receiver again; 0 were dropped meanwhile"
+    assert caplog.messages == [begun, over, begun, over]
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
 async def test_an_exporter_that_raises_loses_no_span_and_its_fault_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -420,6 +668,23 @@ async def test_an_exporter_that_raises_loses_no_span_and_its_fault_is_told(
     assert "secret" not in caplog.text
 
 
+async def test_spans_are_sent_from_a_thread_so_that_no_call_waits_for_a_receiver() -> None:
+    threads = []
+
+    class Watched(Taking):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            threads.append(threading.current_thread())
+            return super().export(spans)
+
+    destination = SpanDestination("a receiver", Watched)
+    for span in ended(1):
+        destination.offer(span)
+    await destination.export()
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
+
+
+@pytest.mark.timeout(30)  # if it did not wait, it would leave nobody else a turn
 async def test_a_full_batch_is_sent_at_once_and_the_rest_when_it_is_time() -> None:
     exporter = Exporter()
     destination = SpanDestination("a receiver", lambda: exporter)
@@ -431,6 +696,11 @@ async def test_a_full_batch_is_sent_at_once_and_the_rest_when_it_is_time() -> No
     for span in ended(4):
         destination.offer(span)
     assert [await asyncio.to_thread(exporter.sizes.get, timeout=30) for _ in range(2)] == [MAX_BATCH, 3]
+    # And then it waits again.
+    for span in ended(1):
+        destination.offer(span)
+    await asyncio.to_thread(ended, 0)
+    assert exporter.sizes.empty()
     running.cancel()
 
 
@@ -498,6 +768,16 @@ def test_our_own_traceparent_is_a_valid_one_and_ids_are_new_each_time() -> None:
     for span in spans:
         parent = parent_of([(b"traceparent", span.traceparent)])
         assert parent == (span.trace_id, span.span_id, 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "ours"), [("00", "01"), ("01", "01"), ("02", "03"), ("03", "03"), ("ff", "03"), (None, "01")]
+)
+def test_of_a_callers_flags_only_that_of_random_ids_goes_on(flags: str | None, ours: str) -> None:
+    headers = [(b"traceparent", caller(flags)[0].encode())] if flags else []
+    span = sampler("always_on")(headers)
+    assert span is not None
+    assert span.traceparent.decode().rpartition("-")[2] == ours
 
 
 @pytest.mark.parametrize(
