@@ -476,7 +476,7 @@ REFUSED = {
     "an origin with a path": (
         (*OFFLINE, "--origin", f"{ORIGIN}/page"),
         2,
-        "--origin: an item is not an origin",
+        f"--origin: '{ORIGIN}/page' is not an origin",
     ),
     "a gateway over plain HTTP": (
         (*OFFLINE, "--gateway", "http://127.0.0.1"),
