@@ -5,6 +5,7 @@ It is read when something is already broken; a wrong diagnosis costs more time t
 
 import asyncio
 import functools
+import io
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import re
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -44,11 +46,21 @@ async def examined(environ: dict[str, str], **options: Any) -> list[Finding]:
     return [finding async for finding in run_checks(Target.read(environ, **options))]
 
 
+# What programs know the findings of a check by, where it is not the check's own name.
+NAMES = {
+    "settings": ["settings", "retirement"],
+    "vault": ["identity", "vault"],
+    "keys": ["no key", "wrong key", "given key", "api"],
+}
+
+
 async def found_by(check: str, environ: dict[str, str], **options: Any) -> list[Finding]:
     """What one check finds alone, trusting no certificate unless told to."""
     target = Target.read(environ, **{"trust": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), **options})
     async with open_client(target.trust) as client:
-        return [finding async for finding in dict(CHECKS)[check](target, client)]
+        findings = [finding async for finding in dict(CHECKS)[check](target, client)]
+    assert {finding.check for finding in findings} <= set(NAMES.get(check, [check]))
+    return findings
 
 
 def of(findings: list[Finding], check: str) -> list[Finding]:
@@ -356,6 +368,7 @@ async def test_an_identity_without_a_token_is_told_to_sign_in(standin: Standin, 
     (identity,) = of(findings, "identity")
     assert (identity.outcome, of(findings, "vault")) == ("failed", [])
     assert identity.message == "no token could be obtained (ClientAuthenticationError)"
+    assert vault.credential.closed
     assert "az login" in identity.next_step
     in_azure = of(await with_vault(standin, vault, WEBSITE_SITE_NAME="shim"), "identity")[0]
     assert in_azure.next_step.startswith("assign a user-assigned identity to the app and set AZURE_CLIENT_ID")
@@ -760,6 +773,16 @@ async def test_where_apim_names_no_header_none_is_suggested(serve: Callable[...,
     port = await serve(saying(401, MISSING))
     findings = await found_by("keys", {"APIM_BASE_URL": f"http://127.0.0.1:{port}/api"})
     assert of(findings, "wrong key")[0].next_step == "set APIM_KEY_HEADER to the name in the API's settings"
+
+
+async def test_bytes_that_are_no_text_are_quoted_as_well_as_they_can_be(serve: Callable[..., Any]) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=500, body=b"\xffno")
+
+    base_url = f"http://127.0.0.1:{await serve(answer)}/api"
+    for check in ("keys", "streaming"):
+        findings = await found_by(check, {"APIM_BASE_URL": base_url}, key="a-key", model="gpt-4o")
+        assert findings[-1].message.endswith("answered 500: \ufffdno")
 
 
 async def test_what_is_no_answer_is_told_in_words(
@@ -1199,6 +1222,30 @@ async def test_options_say_what_is_examined_and_the_environment_wins_over_a_file
     assert "a-key" in {key for _, key, _ in asked}
     assert [each["message"].partition(":")[0] for each in report["findings"] if each["check"] == "streaming"] == [
         "from APIM", "through the shim"
+    ]  # fmt: skip
+
+
+async def test_a_file_of_settings_that_is_not_there_is_a_mistake(standin: Standin, tmp_path: Path) -> None:
+    done = await invoked("--settings", str(tmp_path / "none.json"), **local(standin))
+    assert (done.exit_code, done.stdout) == (2, "")
+
+
+async def test_each_finding_is_printed_as_soon_as_it_is_made(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, seen = io.StringIO(), []
+
+    async def answer(_: web.Request) -> web.Response:
+        seen.append(said.getvalue())
+        return web.Response(status=401)
+
+    monkeypatch.setenv("APIM_BASE_URL", f"http://127.0.0.1:{await serve(answer)}/api")
+    monkeypatch.setenv("LOCAL_SUBSCRIPTION_KEYS", "a=b")
+    with redirect_stdout(said):
+        await asyncio.to_thread(functools.partial(app, ["doctor"], standalone_mode=False))
+    # When the API is called, all that was found before is told already.
+    assert [line.split()[1] for line in seen[0].splitlines() if "→" not in line] == [
+        "settings:", "identity:", "dns:", "tls:"
     ]  # fmt: skip
 
 

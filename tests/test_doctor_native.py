@@ -306,6 +306,7 @@ async def test_a_key_is_tried_in_the_header_that_apim_names_or_else_in_the_usual
         ((200, "data: {}\n\n"), "answered 200: data: {}"),
         ((500, "data: [DONE]\n\n"), "answered 500: data: [DONE]"),
         ((502, ""), "answered 502: nothing"),
+        ((500, f"no {KEY}\n here"), "answered 500: no <key> here"),
     ],
 )
 async def test_a_stream_that_does_not_come_to_its_end_needs_the_shim(
@@ -379,6 +380,9 @@ async def test_a_page_is_tried_on_the_paths_that_are_served(serve: Callable[...,
         "/v1/deployments/gpt-4o/chat/completions"
     ]
     assert verdict.message == "the shim is still needed for v1 paths and browsers (CORS)"
+    api = Api(NO_DEPLOYMENT, NO_PATH)
+    await api.lines(serve, APP_ORIGIN)
+    assert [request.path for request in api.asked if request.method == "OPTIONS"] == ["/v1/chat/completions"]
 
 
 async def test_where_nobody_listens_nothing_is_concluded() -> None:

@@ -145,9 +145,10 @@ async def test_the_service_may_be_named_by_the_settings_and_a_backend_by_an_opti
             str(tmp_path),
         ),
         # Without a path, the gateway's own URL is what counts.
-        *("--gateway", "https://elsewhere.example"),
+        *("--gateway", "https://elsewhere.example", "--key-header", "x-elsewhere", "--origin", ORIGIN),
     )
     azure.apim.apis["OpenAI"] = azure.apim.apis.pop("openai")
+    azure.apim.apis["OpenAI"]["subscriptionKeyParameterNames"]["header"] = "x-team-key"
     azure.apim.products_of = {"OpenAI": ["gold", "silver"]}
     azure.apim.subscribe(Subscribed("team-h", "secret-h1", "secret-h2", scope="/products/silver"))
     done = await asyncio.to_thread(functools.partial(CliRunner().invoke, app, arguments, obj=given))
@@ -155,6 +156,8 @@ async def test_the_service_may_be_named_by_the_settings_and_a_backend_by_an_opti
     said = parameters(tmp_path, "v1")
     assert said["backendUrl"] == "https://aoai.example/openai/v1"
     assert said["products"] == ["gold", "silver"]
+    assert inbound(tmp_path, "front")[3].get("name") == "x-team-key"
+    assert policy(tmp_path, "v1").findtext(".//allowed-origins/origin") == ORIGIN
     # Ids of APIs have no case.
     assert [twin["id"] for twin in said["subscriptions"]] == [
         "team-a",

@@ -133,6 +133,7 @@ def test_fewer_days_and_one_label_are_asked_for(analytics: tuple[LogAnalytics, o
 
 def test_calls_are_added_up_by_the_hour_for_two_days_and_by_the_day_for_more() -> None:
     assert "bin(TimeGenerated, 1h)" in usage_query(2)
+    assert "TimeGenerated > ago(2d)" in usage_query(2)
     assert "bin(TimeGenerated, 1d)" in usage_query(3)
 
 
