@@ -73,6 +73,8 @@ def local(standin: Standin, **settings: str) -> dict[str, str]:
 
 def saying(status: int, content: object, **headers: str) -> Callable[[web.Request], Any]:
     async def answer(_: web.Request) -> web.Response:
+        if isinstance(content, str):
+            return web.Response(text=content, status=status, headers=headers)
         return web.json_response(content, status=status, headers=headers)
 
     return answer

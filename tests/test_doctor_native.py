@@ -147,7 +147,8 @@ NO_DEPLOYMENT: Said = (404, {"error": {"code": "DeploymentNotFound", "message": 
 BUSY: Said = (429, {"message": f"Rate limit of {KEY} exceeded"})
 # Azure OpenAI's refusal of APIM, which is none of the caller's key.
 AZURES_NO_KEY: Said = (401, {"error": {"code": "401", "message": "Access denied."}})
-NO_METHOD: Said = (405, "not allowed")
+NO_METHOD: Said = (405, "<html>not allowed")
+A_LIST: Said = (404, ["not found"])
 
 KEY_IS_OK = "ok      native key: taken as Authorization: Bearer, as OpenAI SDKs send it"
 KEY_IS_NOT = "failed  native key: APIM reads the key from x-key, not from Authorization"
@@ -194,6 +195,8 @@ class Api:
         if body.get("stream"):
             status, text = self.stream
             return web.Response(status=status, text=text)
+        if isinstance(content, str):
+            return web.Response(text=content, status=status)
         challenge = self.challenge if status == 401 else {}
         return web.json_response(content, status=status, headers={**self.headers, **challenge})
 
@@ -219,6 +222,7 @@ def told(findings: list[Finding]) -> list[str]:
     [
         (Api(NO_PATH, SERVED), [KEY_IS_OK, DATED_ONLY, STREAM_IS_OK, V1_ONLY]),
         (Api(NO_METHOD, SERVED), [KEY_IS_OK, DATED_ONLY, STREAM_IS_OK, V1_ONLY]),
+        (Api(A_LIST, SERVED), [KEY_IS_OK, DATED_ONLY, STREAM_IS_OK, V1_ONLY]),
         (Api(AZURES_NO_PATH, SERVED), [KEY_IS_OK, DATED_ONLY, STREAM_IS_OK, V1_ONLY]),
         (Api(NO_PATH, NO_DEPLOYMENT), [KEY_IS_OK, OTHER_NAME, f"{NEEDED_FOR} v1 paths"]),
         (Api(NO_DEPLOYMENT, NO_PATH), [KEY_IS_OK, OTHER_NAME, f"{NEEDED_FOR} v1 paths"]),

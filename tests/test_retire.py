@@ -307,7 +307,14 @@ async def test_each_api_is_deployed_with_what_the_parameters_say(retire: Retire,
         operations = bicep.each("operations", **given)
         assert [each["properties"]["method"] for each in operations] == ["GET", "POST", "DELETE"]
         assert {each["properties"]["urlTemplate"] for each in operations} == {"/*"}
-        assert set(bicep.outputs) == {"baseUrl"}
+        assert {name: output["value"] for name, output in bicep.outputs.items()} == {
+            "baseUrl": "${service.properties.gatewayUrl}/${apiPath}"
+        }
+        belongs = {name: resource["config"].get("parent") for name, resource in bicep.resources.items()}
+        assert (belongs["api"], belongs["operations"], belongs["policy"]) == ("service", "api", "api")
+        # An empty URL is refused before anything is deployed.
+        required = bicep.parameters["backendUrl" if name == "v1" else "legacyUrl"]["decorators"]
+        assert {"type": "min_length", "argument": 1} in required
     bicep = File(tmp_path / "v1" / "main.bicep")
     given = parameters(tmp_path, "v1") | {"products": ["gold"]}
     assert [each["name"] for each in bicep.each("memberships", **given)] == [
@@ -315,6 +322,11 @@ async def test_each_api_is_deployed_with_what_the_parameters_say(retire: Retire,
     ]
     properties = bicep.resources["api"]["config"]["properties"]
     assert properties["subscriptionKeyParameterNames"]["query"] == "subscription-key"
+    # Either names the new API, which must be there first.
+    assert [bicep.resources[name]["config"]["dependsOn"] for name in ("memberships", "twins")] == [
+        ["api"]
+    ] * 2
+    assert bicep.resources["twins"]["config"]["parent"] == "service"
 
 
 # https://learn.microsoft.com/azure/api-management/api-management-policies
