@@ -342,12 +342,14 @@ def test_who_is_left_is_told_with_what_each_still_needs(
     assert found["team-a"]["needs"] == ["the key as Bearer", "v1 paths onto a dated API"]
     assert (found["team-a"]["calls"], found["team-a"]["change"]) == (6, 5)
     assert (found["team-b"]["needs"], found["gone"]["calls"]) == ([], 0)
-    page = call("team-c", apim_shim__client="openai-browser/5", apim_shim__dialect="legacy")
-    page |= {"apim_shim__key_header": "api-key", "gen_ai__request__model": "gpt-4o"}
+    monkeypatch.setenv("MODEL_DEPLOYMENTS", "gpt-4o=mine")
+    page = call("team-c", apim_shim__client="openai-browser/5", gen_ai__request__model="gpt-4o")
+    page |= {"apim_shim__key_header": "api-key"}
     double.workspace.metric(CALLS, NOW - timedelta(days=5), 1, 4, **page)
     double.workspace.metric(CALLS, NOW - timedelta(days=5), 1, 90, apim_shim__client="curl/8")
     told = usage(opened, "--retire", "--days", "10")
     assert told.stderr == "1 of 3 callers can move; 16 % of the calls are theirs.\n"
+    assert "v1 paths onto a dated API; browsers (CORS); a model's other name" in told.stdout
     assert [line.split()[:3] for line in told.stdout.splitlines() if "team-" in line or "gone" in line] == [
         ["team-a", "6", "+5"], ["team-c", "4", "+4"], ["team-b", "2", "+2"], ["gone", "0", "-9"]
     ]  # fmt: skip
