@@ -54,7 +54,7 @@ async def azure(tmp_path: Path) -> AsyncIterator[Azure]:
             Subscribed("team-f", "secret-f1", "secret-f2", scope="/products/Gold"),
             Subscribed("team-g", "secret-g1", "secret-g2", scope="/apis/others"),
             Subscribed("team-a", "secret-a1", "secret-a2", label='Team "A" ${x}', scope="/products/gold"),
-            Subscribed("team-b", "secret-b1", "secret-b2", label="Team B", scope="/apis/openai"),
+            Subscribed("team-b", "secret-b1", "secret-b2", label="Équipe B", scope="/apis/openai"),
             Subscribed("team-c", "secret-c1", "secret-c2", scope="/products/other"),
             Subscribed("team-d", "secret-d1", "secret-d2", scope="/products/gold", state="suspended"),
         )
@@ -109,7 +109,7 @@ async def test_files_are_written_from_what_the_service_says_and_hold_no_key(
         "products": ["gold"],
         "subscriptions": [
             {"id": "team-a", "displayName": 'Team "A" ${x}', "scope": "products/gold"},
-            {"id": "team-b", "displayName": "Team B", "scope": "apis/openai-v1-bearer"},
+            {"id": "team-b", "displayName": "Équipe B", "scope": "apis/openai-v1-bearer"},
             {"id": "team-e", "displayName": "team-e", "scope": "apis"},
             {"id": "team-f", "displayName": "team-f", "scope": "products/gold"},
         ],
@@ -125,6 +125,8 @@ async def test_files_are_written_from_what_the_service_says_and_hold_no_key(
         assert (stated["$schema"], stated["contentVersion"]) == (
             "https://schema.management.azure.com/schemas/2019-04-01/deploymentParameters.json#", "1.0.0.0"
         )  # fmt: skip
+    # They are there to be reviewed.
+    assert "Équipe B" in files["v1/main.parameters.json"]
     assert set(done.stdout.split()) == {str(out / name) for name in FILES}
     assert done.stderr == "Review README.md there first. Nothing has been deployed.\n"
     assert policy(out, "front").find("inbound/set-header[@name='api-key']") is not None
@@ -266,6 +268,8 @@ async def test_every_bicep_file_parses_and_takes_the_parameters_that_are_given(
         [stated] = bicep.of_type("Microsoft.ApiManagement/service/apis/policies")
         assert "loadTextContent('policy.xml')" in bicep.text
         assert stated["config"]["properties"]["format"] == "xml"
+        # The only name that Resource Manager takes for a policy.
+        assert stated["config"]["name"] == "policy"
         [api] = bicep.of_type("Microsoft.ApiManagement/service/apis")
         assert api["config"]["properties"]["subscriptionRequired"] is (name == "v1")
 
