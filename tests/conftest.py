@@ -2,12 +2,15 @@
 
 import asyncio
 import os
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 
 from devhost.azure.vault import Clock, Credential, VaultDouble, running_vault
@@ -133,6 +136,25 @@ async def azure(host: Host) -> AsyncIterator[AsyncAzureOpenAI]:
         azure_endpoint=host.url, api_key=KEY, api_version=API_VERSION, max_retries=0
     ) as client:
         yield client
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[..., Any]]:
+    """Starts an API whose every answer is a test's own; gives its port."""
+    runners = []
+
+    async def start(answer: Callable[[web.Request], Any], tls: ssl.SSLContext | None = None) -> int:
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", answer)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await runner.setup()
+        runners.append(runner)
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+        return int(runner.addresses[0][1])
+
+    yield start
+    for runner in runners:
+        await runner.cleanup()
 
 
 @pytest.fixture

@@ -43,6 +43,19 @@ def row(label: str = "team-a", **more: Any) -> UsageRow:
             ("a model's other name",),
         ),
         ({"dialect": "v1"}, {"APIM_API": "v1", "MODEL_DEPLOYMENTS": "gpt-4o=gpt-4o"}, ()),
+        # Which API a model is on may be said of its deployment, or of the model itself, which counts more.
+        (
+            {"dialect": "v1"},
+            {"MODEL_APIS": "mine=v1", "MODEL_DEPLOYMENTS": "gpt-4o=mine"},
+            ("a model's other name",),
+        ),
+        (
+            {"dialect": "v1"},
+            {"MODEL_APIS": "mine=v1,gpt-4o=legacy", "MODEL_DEPLOYMENTS": "gpt-4o=mine"},
+            ("v1 paths onto a dated API", "a model's other name"),
+        ),
+        ({}, {"MODEL_APIS": "gpt-4o=v1"}, ("dated paths onto a v1 API",)),
+        ({"scheme": "ocp-apim-subscription-key"}, {}, ()),
         # Names of deployments are not mapped.
         ({}, {"MODEL_DEPLOYMENTS": "gpt-4o=mine"}, ()),
         (
@@ -68,7 +81,8 @@ def test_one_call_of_a_label_that_needs_the_shim_is_enough() -> None:
 
 def test_those_with_needs_come_first_and_the_busiest_of_them() -> None:
     rows = [row("quiet", scheme="bearer", calls=1), row("moves", calls=999), row("busy", is_page=True)]
-    assert [caller.label for caller in callers(rows, settings())] == ["busy", "quiet", "moves"]
+    rows += [row("z"), row("a")]
+    assert [caller.label for caller in callers(rows, settings())] == ["busy", "quiet", "moves", "a", "z"]
 
 
 def test_the_whole_is_one_line() -> None:
@@ -90,8 +104,13 @@ def test_a_change_over_time_shows_who_has_gone_and_who_came() -> None:
     found = callers([row("less", calls=30), row("new", calls=5)], settings(), before=before)
     assert {caller.label: caller.change for caller in found} == {"less": -50, "new": 5, "gone": -50}
     assert summary(found) == "All 2 callers can move."
-    _, lines = table(found)
-    assert lines[-1] == ["gone", "0", "-50", "", "nothing: gone"]
+    columns, lines = table(found)
+    assert columns == ["label", "calls", "change", "clients", "still needs the shim for"]
+    assert lines == [
+        ["less", "30", "-50", "openai-python/2", "nothing"],
+        ["new", "5", "+5", "openai-python/2", "nothing"],
+        ["gone", "0", "-50", "", "nothing: gone"],
+    ]
 
 
 def test_the_table_says_what_for() -> None:
@@ -105,6 +124,8 @@ def test_rows_of_log_analytics_are_divided_into_now_and_before() -> None:
         "label": "team-a", "key_header": "bearer", "dialect": "v1", "client": "browser/5", "model": "gpt-4o",
         "calls": 12.0, "is_before": False,
     }  # fmt: skip
+    pages = [{**found, "client": client, "calls": None} for client in ("openai-browser/5", "openai-js/5")]
+    assert [(each.is_page, each.calls) for each in rows_of(pages)[0]] == [(True, 0), (False, 0)]
     now, before = rows_of([found, {**found, "client": "openai-python/2", "calls": 3.0, "is_before": True}])
     assert now == [row(scheme="bearer", dialect="v1", client="browser/5", is_page=True, calls=12)]
     assert before == [row(scheme="bearer", dialect="v1", calls=3)]

@@ -69,11 +69,12 @@ class _Credential:
 
 
 class LogAnalytics:
-    """`refusal` is a status and an error's code, answered in place of rows."""
+    """`refusal` is a status and an error's code, answered in place of rows; `is_partial` adds an error to them."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.refusal: tuple[int, str] | None = None
+        self.is_partial = False
 
     async def answer(self, request: web.Request) -> web.Response:
         response = await self._response(request)
@@ -102,7 +103,8 @@ class LogAnalytics:
                 for row in rows
             ],
         }
-        return web.json_response({"tables": [table]})
+        partial = {"error": {"code": "PartialError", "message": "too much"}} if self.is_partial else {}
+        return web.json_response({"tables": [table], **partial})
 
 
 @contextmanager

@@ -69,7 +69,7 @@ async def _check(caller: NativeCaller, client: Client) -> AsyncIterator[Finding]
         if "no key" in (_outcome(v1), _outcome(dated)):
             yield failed(
                 "native key",
-                f"refused as Bearer and in {header} alike ({v1.status}): this is no key of this API",
+                f"refused as Bearer and in {header} alike (401): this is no key of this API",
                 "use a key of an active subscription for a product, or an API, that holds this API",
             )
             return

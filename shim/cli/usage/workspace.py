@@ -30,13 +30,11 @@ def open_client() -> LogsQueryClient:
 
 def ask(client: LogsQueryClient, workspace: str, query: str, days: int) -> Iterator[Mapping[str, Any]]:
     """The rows, by the names of their columns. Raises WorkspaceError."""
-    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
+    from azure.core.exceptions import HttpResponseError, ServiceRequestError
     from azure.monitor.query import LogsQueryPartialResult
 
     try:
         result = client.query_workspace(workspace, query, timespan=timedelta(days=days))
-    except ClientAuthenticationError as error:
-        raise WorkspaceError("no token could be had: sign in with 'az login', and try again") from error
     except HttpResponseError as error:
         raise WorkspaceError(_meaning(error)) from error
     except ServiceRequestError as error:
@@ -52,6 +50,9 @@ def ask(client: LogsQueryClient, workspace: str, query: str, days: int) -> Itera
 
 def _meaning(error: HttpResponseError) -> str:
     code = error.error.code if error.error else ""
+    # Without a status it was the credential that failed: the SDK wraps a ClientAuthenticationError in its base class.
+    if error.status_code in (None, 401):
+        return "no token could be had: sign in with 'az login', and try again"
     if error.status_code == 403:
         return _READER
     if error.status_code == 404 or code == "PathNotFoundError":
