@@ -13,6 +13,7 @@ import trustme
 
 from shim.settings import Settings
 from shim.upstream.choice import Choice, choose_transport, open_transport
+from shim.upstream.client import Upstream
 from shim.upstream.transport import ShimTransport
 from tests.test_transport import GOOD, answering, get, peer, send, server_side, whole
 
@@ -116,18 +117,16 @@ async def test_through_a_proxy_a_call_arrives_as_it_is_and_the_proxy_learns_no_m
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n\r\n"))
-        their_reader, their_writer = await asyncio.open_connection(
-            *httpx.URL(api.origin).netloc.decode().split(":")
-        )
+        their_reader, their_writer = await asyncio.open_connection(*host.decode().split(":"))
         if secure:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         else:
-            their_writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            their_writer.write(asked[-1])
         await asyncio.gather(copy(reader, their_writer), copy(their_reader, writer))
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         arrived.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(GOOD)
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok")
 
     asked: list[bytes] = []
     arrived: list[bytes] = []
@@ -135,21 +134,28 @@ async def test_through_a_proxy_a_call_arrives_as_it_is_and_the_proxy_learns_no_m
     authority.configure_trust(trust)
     target = "/openai/a%2Fb//c?d=%20e"
     async with peer(serve, server_side(authority, "127.0.0.1") if secure else None) as api, peer(proxy) as it:
+        host = httpx.URL(api.origin).netloc
         choice = Choice("httpx", "a proxy", it.origin.replace("http://", "http://user:hunter2@"))
         transport = open_transport(choice, verify=trust)
         async with asyncio.timeout(5):
-            assert (
-                await whole(await send(transport, "GET", api.origin, target, [(b"x-a", b"1")], b"")) == b"ok"
-            )
+            sent = await send(transport, "GET", api.origin, target, [(b"x-a", b"1")], b"")
+            assert await whole(sent) == b"ok"
+            upstream = Upstream(transport, connect_timeout=5, first_byte_timeout=5)
+            await upstream.check(f"{api.origin}/openai")
         await transport.aclose()
-    [asked_first], [arrived_first] = asked, arrived
-    host = httpx.URL(api.origin).netloc
-    assert b"Proxy-Authorization: Basic dXNlcjpodW50ZXIy\r\n" in asked_first
+    assert all(b"Proxy-Authorization: Basic dXNlcjpodW50ZXIy\r\n" in head for head in asked)
+    lines = [head.partition(b"\r\n")[0] for head in asked]
     if secure:
-        assert asked_first.startswith(b"CONNECT %b HTTP/1.1\r\n" % host)
-        assert arrived_first == b"GET %b HTTP/1.1\r\nhost: %b\r\nx-a: 1\r\n\r\n" % (target.encode(), host)
+        assert lines == [b"CONNECT %b HTTP/1.1" % host] * 2
+        assert arrived == [
+            b"GET %b HTTP/1.1\r\nhost: %b\r\nx-a: 1\r\n\r\n" % (target.encode(), host),
+            b"GET /openai HTTP/1.1\r\nhost: %b\r\n\r\n" % host,
+        ]
     else:
-        assert asked_first.startswith(b"GET http://%b%b HTTP/1.1\r\n" % (host, target.encode()))
+        assert lines == [
+            b"GET http://%b%b HTTP/1.1" % (host, target.encode()),
+            b"GET http://%b/openai HTTP/1.1" % host,
+        ]
 
 
 @pytest.mark.parametrize(("idle", "connections"), [(89, 1), (91, 2)])

@@ -400,6 +400,18 @@ async def test_an_answer_to_head_ends_with_its_head(transport: Transport, length
         assert await get(transport, it.origin, "HEAD") == (200, b"")
 
 
+async def test_after_an_answer_to_head_the_next_call_gets_its_own(transport: Transport) -> None:
+    """The body that the head announces never comes: the next response would be taken for it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while asked := await reader.readuntil(b"\r\n\r\n"):
+            writer.write(HEAD + b"content-length: 50\r\n\r\n" if asked.startswith(b"HEAD") else GOOD)
+
+    async with peer(serve) as it, asyncio.timeout(5):
+        assert await get(transport, it.origin, "HEAD") == (200, b"")
+        assert await get(transport, it.origin) == (200, b"ok")
+
+
 ENDLESS = b"a" * MIB
 
 
