@@ -100,6 +100,24 @@ async def test_what_is_not_http_ends_its_invocation_however_it_is_cut(host: Host
         assert "No http request found" in (await asyncio.wait_for(ended, 5) or "")
 
 
+async def test_a_broken_request_ends_its_own_invocation_on_a_connection_that_has_served_others(
+    host: Host,
+) -> None:
+    async with connect(host.worker.http_uri) as wire:
+        first, ended = host.worker.invoke(function(host.worker), {})
+        body = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}'
+        call = request("POST", "/v1/chat/completions", body=body, key=KEY)
+        await wire.send(call.replace(b"{id}", first.encode()))
+        assert (await wire.answer()).status == 200
+        assert await ended is None
+        second, ended = host.worker.invoke(function(host.worker), {})
+        broken = request("GET", "/v1/files", "no colon", key=KEY)
+        await wire.send(broken.replace(b"{id}", second.encode()))
+        assert (await wire.answer()).status == 400
+    # Sooner than by the sweep.
+    assert "No http request found" in (await asyncio.wait_for(ended, 5) or "")
+
+
 async def test_a_body_that_breaks_its_framing_ends_its_invocation(host: Host) -> None:
     invocation_id, ended = host.worker.invoke(function(host.worker), {})
     async with connect(host.worker.http_uri) as wire:
