@@ -199,9 +199,10 @@ async def test_readyz_reaches_upstream_once_for_many_callers(
     # It is the base that is asked for: where v1 calls go may be anywhere.
     host = await start_host(APIM_BASE_URL=base, APIM_V1_BASE_URL=DEAD)
     answers = await asyncio.gather(*(fetch(http, f"{host.url}/readyz") for _ in range(30)))
-    [asked] = standin.received.values()
+    received = list(standin.received.values())
     await standin.stop()
     assert {status for status, _ in answers} == {200}
+    [asked] = received
     assert (asked.method, asked.target) == ("GET", urlsplit(base).path)
     assert asked.header("api-key") is None
 

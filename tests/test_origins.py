@@ -3,6 +3,7 @@
 A pattern that covers one origin too many lets that page call with its visitors' credentials.
 """
 
+import re
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -197,6 +198,26 @@ UNUSABLE = {
 @pytest.mark.parametrize("pattern", UNUSABLE.values(), ids=UNUSABLE)
 def test_a_pattern_that_could_never_mean_what_it_says_is_refused_with_a_reason(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"is not|would cover|puts a star"):
+        OriginPattern.parse(pattern)
+
+
+NEXT_STEPS = {
+    "https://contoso.dev/app": (
+        "write it like https://app.example.com, https://*.example.com, https://**.example.com,"
+        " http://localhost:*, null or *, without a path or a trailing slash"
+    ),
+    "http://*.127.0.0.1": "which has no subdomains: remove it",
+    "https://*.dev": "name at least two labels after the star",
+    "https://contoso.dev.": "no empty label, and no dot at its end",
+    "http://127.1": "four decimal numbers",
+    "https://💩.example": "write it as xn--…",
+    "https://contoso.dev:65536": "the highest is 65535",
+}
+
+
+@pytest.mark.parametrize(("pattern", "next_step"), NEXT_STEPS.items())
+def test_the_reason_says_how_to_write_it(pattern: str, next_step: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(next_step)):
         OriginPattern.parse(pattern)
 
 

@@ -77,6 +77,9 @@ def test_a_day_is_its_first_moment_in_utc_and_a_time_has_a_zone() -> None:
         ("10m/day", Brownout(600, DAY, 12 * HOUR)),
         ("10m/day@14:30", Brownout(600, DAY, 14 * HOUR + 1800)),
         ("5m/hour", Brownout(300, HOUR, 0)),
+        ("59m/hour", Brownout(3540, HOUR, 0)),
+        ("1439m/day@23:59", Brownout(86340, DAY, 23 * HOUR + 59 * 60)),
+        ("1m/day@00:00", Brownout(60, DAY, 0)),
     ],
 )
 def test_a_brownout_is_a_length_in_a_period(text: str, brownout: Brownout) -> None:
@@ -86,6 +89,11 @@ def test_a_brownout_is_a_length_in_a_period(text: str, brownout: Brownout) -> No
 def test_a_deprecation_may_come_long_before_a_sunset_is_known() -> None:
     assert read(SHIM_DEPRECATED="2027-03-31") == Retirement(deprecated=MIDNIGHT)
     assert read(SHIM_SUNSET="2027-03-31") == Retirement(sunset=MIDNIGHT)
+
+
+@pytest.mark.parametrize("link", [LINK, "http://wiki/shim", "https://a.example/~b/%20?c=d;e&f=[g]#h"])
+def test_a_link_is_kept_as_it_is_given(link: str) -> None:
+    assert read(SHIM_SUNSET="2027-03-31", SHIM_SUNSET_LINK=link).link == link
 
 
 def test_the_sunset_may_be_the_moment_of_the_deprecation() -> None:
@@ -98,7 +106,14 @@ FAULTS = {
         {"SHIM_DEPRECATED": "2027-04-01", "SHIM_SUNSET": "2027-03-31"},
         "SHIM_SUNSET must not be before SHIM_DEPRECATED",
     ),
-    "a date of another order": ({"SHIM_SUNSET": "31.03.2027"}, "SHIM_SUNSET must be a date like"),
+    "a date of another order": (
+        {"SHIM_SUNSET": "31.03.2027"},
+        "SHIM_SUNSET must be a date like 2027-03-31, or a time like 2027-03-31T18:00:00Z",
+    ),
+    "a date of another order, and a link": (
+        {"SHIM_SUNSET": "31.03.2027", "SHIM_SUNSET_LINK": LINK},
+        "SHIM_SUNSET must be a date like",
+    ),
     "no such day": ({"SHIM_DEPRECATED": "2027-02-30"}, "SHIM_DEPRECATED must be a date like"),
     "a time without a zone": ({"SHIM_SUNSET": "2027-03-31T18:00:00"}, "SHIM_SUNSET must be a date like"),
     "a link that is no URL": (
@@ -127,6 +142,14 @@ FAULTS = {
         {"SHIM_SUNSET": "2027-03-31", "SHIM_BROWNOUT": "5m/hour@14:30"},
         "SHIM_BROWNOUT must be like",
     ),
+    "a time of day that is none": (
+        {"SHIM_SUNSET": "2027-03-31", "SHIM_BROWNOUT": "10m/day@24:00"},
+        "SHIM_BROWNOUT must be like 10m/day, 10m/day@14:30 (UTC) or 5m/hour",
+    ),
+    "a minute that is none": (
+        {"SHIM_SUNSET": "2027-03-31", "SHIM_BROWNOUT": "10m/day@12:60"},
+        "SHIM_BROWNOUT must be like",
+    ),
     "a brownout that never ends": (
         {"SHIM_SUNSET": "2027-03-31", "SHIM_BROWNOUT": "60m/hour"},
         "shorter than its period",
@@ -142,7 +165,8 @@ FAULTS = {
 def test_what_does_not_make_sense_is_a_fault_of_the_settings(given: dict[str, str], words: str) -> None:
     with pytest.raises(SettingsError) as raised:
         read(**given)
-    assert [problem for problem in raised.value.problems if words in problem]
+    (problem,) = raised.value.problems
+    assert words in problem
 
 
 def test_upstreams_own_dates_are_replaced_and_its_links_kept() -> None:
@@ -168,6 +192,10 @@ def test_a_brownout_refuses_in_its_window_between_deprecation_and_sunset() -> No
     assert isinstance(refused, BrownedOut)
     assert (refused.status, refused.code) == (410, "shim_brownout")
     assert dict(refused.headers)[b"retry-after"] == b"540"
+    within_a_second = refusal(retirement, noon + 60.5)
+    assert within_a_second is not None
+    # Rounded up: a caller who comes back sooner would be refused again.
+    assert dict(within_a_second.headers)[b"retry-after"] == b"540"
     for served in (noon - 1, noon + 600, noon - DAY + 60, noon + 30 * DAY + 60):
         assert refusal(retirement, served) is None
 

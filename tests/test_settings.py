@@ -183,6 +183,7 @@ def test_lists_are_read_with_spaces_and_padding() -> None:
     )
     assert read.model_deployments == {"gpt-4o": "my-gpt", "o3": "reasoner"}
     assert read.local_subscription_keys == (("team-a", "c2VjcmV0=="), ("team-b", "x"))
+    assert read.key_vault_url is None
 
 
 def test_every_problem_is_reported_at_once() -> None:

@@ -40,6 +40,11 @@ UNPARSABLE = {
     "an unknown method": b"BREW /v1/models HTTP/1.1\r\nx-ms-invocation-id: {id}\r\n\r\n",
     "a garbage request line": b"\x16\x03\x01garbage\r\nx-ms-invocation-id: {id}\r\n\r\n",
     "a version that is none": b"GET /v1/models HTTP/7.3\r\nX-MS-Invocation-Id: {id}\r\n\r\n",
+    "an id without a space before it": b"BREW /v1/models HTTP/1.1\r\nX-Ms-Invocation-ID:{id}\r\n\r\n",
+    "an id between tabs": b"BREW /v1/models HTTP/1.1\r\nx-ms-invocation-id:\t{id}\t\r\n\r\n",
+    "an id in a header's value": (
+        b"BREW /v1/models HTTP/1.1\r\nx-note: x-ms-invocation-id: other\r\nx-ms-invocation-id: {id}\r\n\r\n"
+    ),
     "a header without a colon": b"GET /v1/models HTTP/1.1\r\nx-ms-invocation-id: {id}\r\nnonsense\r\n\r\n",
     "a space before the colon": b"GET /v1/models HTTP/1.1\r\nx-ms-invocation-id: {id}\r\nhost : a\r\n\r\n",
     "two content-lengths": (
@@ -58,7 +63,8 @@ UNPARSABLE = {
 
 @pytest.mark.parametrize("raw", UNPARSABLE.values(), ids=UNPARSABLE.keys())
 async def test_what_is_not_http_is_refused_and_ends_its_invocation(host: Host, raw: bytes) -> None:
-    answer, failure = await invoke(host.worker, raw)
+    async with asyncio.timeout(5):  # sooner than by the sweep
+        answer, failure = await invoke(host.worker, raw)
     assert answer.status == 400
     assert error_of(answer)["code"] == "invalid_request"
     assert answer.named("x-shim-error-source") == ["shim"]
@@ -71,7 +77,8 @@ async def test_what_is_not_http_is_refused_and_ends_its_invocation(host: Host, r
 async def test_connect_and_trace_are_refused_by_name_and_end_their_invocation(host: Host, line: str) -> None:
     latest = host.worker.under_way
     head = f"{line} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\nx-ms-invocation-id: {{id}}\r\n\r\n"
-    answer, failure = await invoke(host.worker, head.encode())
+    async with asyncio.timeout(5):  # sooner than by the sweep
+        answer, failure = await invoke(host.worker, head.encode())
     assert (answer.status, error_of(answer)["code"]) == (405, "method_not_allowed")
     assert "TRACE" in error_of(answer)["message"]
     assert "TRACE" not in answer.named("allow")[0]
@@ -91,6 +98,24 @@ async def test_what_is_not_http_ends_its_invocation_however_it_is_cut(host: Host
             assert (await wire.answer()).status == 400
         # Sooner than by the sweep.
         assert "No http request found" in (await asyncio.wait_for(ended, 5) or "")
+
+
+async def test_a_broken_request_ends_its_own_invocation_on_a_connection_that_has_served_others(
+    host: Host,
+) -> None:
+    async with connect(host.worker.http_uri) as wire:
+        first, ended = host.worker.invoke(function(host.worker), {})
+        body = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}'
+        call = request("POST", "/v1/chat/completions", body=body, key=KEY)
+        await wire.send(call.replace(b"{id}", first.encode()))
+        assert (await wire.answer()).status == 200
+        assert await ended is None
+        second, ended = host.worker.invoke(function(host.worker), {})
+        broken = request("GET", "/v1/files", "no colon", key=KEY)
+        await wire.send(broken.replace(b"{id}", second.encode()))
+        assert (await wire.answer()).status == 400
+    # Sooner than by the sweep.
+    assert "No http request found" in (await asyncio.wait_for(ended, 5) or "")
 
 
 async def test_a_body_that_breaks_its_framing_ends_its_invocation(host: Host) -> None:
@@ -359,6 +384,7 @@ async def test_a_defect_of_the_runtime_is_a_500_that_quotes_nothing_and_names_th
 
 def assert_response_lost(answer: Answer) -> None:
     assert (answer.status, error_of(answer)["code"]) == (502, "response_lost")
+    assert error_of(answer)["message"].endswith("repeat it only if that does no harm.")
     # An SDK that retried it would have the model run, and billed, again.
     assert answer.named("x-should-retry") == ["false"]
 
@@ -405,6 +431,7 @@ async def test_a_request_that_the_host_repeats_because_its_body_broke_off_is_the
     for again in (at_work, over):
         assert (again.status, error_of(again)["code"]) == (400, "incomplete_body")
         assert error_of(again)["type"] == "invalid_request_error"
+        assert error_of(again)["message"].endswith("Send the call again with a complete body.")
 
 
 @pytest.mark.parametrize(
