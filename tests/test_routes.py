@@ -308,6 +308,7 @@ def test_a_websocket_is_known_by_the_header_that_the_host_leaves() -> None:
     assert '"stream": true' in raised.value.message
     # What prepares a session is plain HTTP.
     assert parse("POST", b"/v1/realtime/client_secrets", b"", []).path == "/realtime/client_secrets"
+    assert parse("POST", b"/v1/realtime", b"", []).path == "/realtime"
 
 
 def test_settings_of_models_are_read() -> None:
