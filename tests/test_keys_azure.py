@@ -515,13 +515,24 @@ async def test_a_failure_of_the_service_has_its_words_and_whose_it_is(
             assert raised.value.__context__ is None
 
 
-async def test_without_a_token_the_service_is_a_matter_of_the_identity(azure: Azure) -> None:
-    azure.credential.refuses = True
-    async with apim_of(azure) as apim:
+@pytest.mark.parametrize(
+    "refusal", [ClientAuthenticationError("no"), TokenTimeoutError()], ids=lambda e: type(e).__name__
+)
+async def test_without_a_token_the_service_is_a_matter_of_the_identity(
+    azure: Azure, refusal: Exception
+) -> None:
+    class Refusing(Credential):
+        async def get_token_info(
+            self, *scopes: str, options: TokenRequestOptions | None = None
+        ) -> AccessTokenInfo:
+            raise refusal
+
+    opened = Apim(RESOURCE_ID, resource_manager_url=azure.apim.url, credential=Refusing())
+    async with opened as apim:
         with pytest.raises(ApimError) as raised:
             await apim.service()
     assert raised.value.reason == (
-        f"no token for {azure.apim.url} could be obtained (ClientAuthenticationError)"
+        f"no token for {azure.apim.url} could be obtained ({type(refusal).__name__})"
     )
     assert raised.value.fault == "identity"
 
@@ -544,8 +555,8 @@ async def test_a_service_is_left_with_everything_closed(azure: Azure) -> None:
         transport=Hurried(session=session),
     )
     async with opened:
-        assert not credential.closed
-    assert credential.closed
+        before = credential.closed
+    assert (before, credential.closed) == (False, True)
     assert session.closed
 
 

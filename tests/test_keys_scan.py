@@ -459,7 +459,7 @@ class Endless(VaultSecrets):
     ("patience", "seconds"), [({}, 5), ({"patience": 1000}, 120)], ids=["a caller", "a scan"]
 )
 def test_a_caller_waits_five_seconds_for_a_scan_which_is_given_up_after_two_minutes(
-    caplog: pytest.LogCaptureFixture, patience: dict[str, float], seconds: float
+    caplog: pytest.LogCaptureFixture, patience: dict[str, Any], seconds: float
 ) -> None:
     async def scenario(loop: VirtualLoop) -> None:
         store = ScanKeyStore(
