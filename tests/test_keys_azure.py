@@ -8,7 +8,7 @@ import base64
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,29 @@ async def test_a_failure_of_the_vault_has_its_words_its_remedy_and_its_time(
     assert failure.remedy == remedy
     assert failure.reason == str(failure) == (f"{failure.problem}: {remedy}" if remedy else failure.problem)
     assert (failure.fault, failure.retry_after, failure.maybe_done) == (kind, retry_after, maybe_done)
+
+
+async def whole_of(items: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in items]
+
+
+CALLS: dict[str, Callable[[WritableSecrets], Awaitable[object]]] = {
+    "get": lambda secrets: secrets.get(NAME),
+    "list": lambda secrets: whole_of(secrets.list()),
+    "versions": lambda secrets: whole_of(secrets.versions(NAME)),
+    "put": lambda secrets: secrets.put(NAME, "x", tags={}),
+    "change": lambda secrets: secrets.change(NAME, enabled=False),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+async def test_a_token_that_is_refused_is_not_one_that_is_missing_whatever_it_is_for(
+    vault: VaultDouble, secrets: WritableSecrets, call: Callable[[WritableSecrets], Awaitable[object]]
+) -> None:
+    vault.fault = unauthorized
+    with pytest.raises(VaultError) as raised:
+        await call(secrets)
+    assert raised.value.reason == f"Key Vault {vault.url} answered 401 Unauthorized: {TENANT}"
 
 
 @pytest.mark.parametrize(
