@@ -5,11 +5,10 @@ Whoever reads one of these sentences has an app that lets nobody in, and does wh
 
 import asyncio
 import base64
-import gc
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +170,29 @@ async def test_a_failure_of_the_vault_has_its_words_its_remedy_and_its_time(
     assert failure.remedy == remedy
     assert failure.reason == str(failure) == (f"{failure.problem}: {remedy}" if remedy else failure.problem)
     assert (failure.fault, failure.retry_after, failure.maybe_done) == (kind, retry_after, maybe_done)
+
+
+async def whole_of(items: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in items]
+
+
+CALLS: dict[str, Callable[[WritableSecrets], Awaitable[object]]] = {
+    "get": lambda secrets: secrets.get(NAME),
+    "list": lambda secrets: whole_of(secrets.list()),
+    "versions": lambda secrets: whole_of(secrets.versions(NAME)),
+    "put": lambda secrets: secrets.put(NAME, "x", tags={}),
+    "change": lambda secrets: secrets.change(NAME, enabled=False),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+async def test_a_token_that_is_refused_is_not_one_that_is_missing_whatever_it_is_for(
+    vault: VaultDouble, secrets: WritableSecrets, call: Callable[[WritableSecrets], Awaitable[object]]
+) -> None:
+    vault.fault = unauthorized
+    with pytest.raises(VaultError) as raised:
+        await call(secrets)
+    assert raised.value.reason == f"Key Vault {vault.url} answered 401 Unauthorized: {TENANT}"
 
 
 @pytest.mark.parametrize(
@@ -516,13 +538,24 @@ async def test_a_failure_of_the_service_has_its_words_and_whose_it_is(
             assert raised.value.__context__ is None
 
 
-async def test_without_a_token_the_service_is_a_matter_of_the_identity(azure: Azure) -> None:
-    azure.credential.refuses = True
-    async with apim_of(azure) as apim:
+@pytest.mark.parametrize(
+    "refusal", [ClientAuthenticationError("no"), TokenTimeoutError()], ids=lambda e: type(e).__name__
+)
+async def test_without_a_token_the_service_is_a_matter_of_the_identity(
+    azure: Azure, refusal: Exception
+) -> None:
+    class Refusing(Credential):
+        async def get_token_info(
+            self, *scopes: str, options: TokenRequestOptions | None = None
+        ) -> AccessTokenInfo:
+            raise refusal
+
+    opened = Apim(RESOURCE_ID, resource_manager_url=azure.apim.url, credential=Refusing())
+    async with opened as apim:
         with pytest.raises(ApimError) as raised:
             await apim.service()
     assert raised.value.reason == (
-        f"no token for {azure.apim.url} could be obtained (ClientAuthenticationError)"
+        f"no token for {azure.apim.url} could be obtained ({type(refusal).__name__})"
     )
     assert raised.value.fault == "identity"
 
@@ -545,8 +578,8 @@ async def test_a_service_is_left_with_everything_closed(azure: Azure) -> None:
         transport=Hurried(session=session),
     )
     async with opened:
-        assert not credential.closed
-    assert credential.closed
+        before = credential.closed
+    assert (before, credential.closed) == (False, True)
     assert session.closed
 
 
@@ -722,7 +755,6 @@ def test_a_socket_that_is_collected_leaves_its_number_to_the_loop() -> None:
         socket.IPPROTO_TCP,
     )
     del opened
-    gc.collect()
     os.close(number)  # which fails if somebody has closed it already
 
 

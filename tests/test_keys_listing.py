@@ -170,7 +170,7 @@ def test_a_caller_waits_ten_seconds_for_the_first_listing_at_most() -> None:
         await loop.pass_until(9.75)
         assert not asking.done()
         await loop.pass_until(10)
-        assert not await asking
+        assert not asking.result()
         await listing.close()
 
     run_in_virtual_time(scenario)

@@ -618,7 +618,7 @@ async def test_a_managed_identity_is_the_one_with_the_client_id(
             and each.family == socket.AF_INET
             and each.getsockname()[1] == request.get_extra_info("peername")[1]
         )
-        response = web.json_response(
+        return web.json_response(
             {
                 "access_token": double.token,
                 "expires_on": "4102444800",
@@ -627,9 +627,6 @@ async def test_a_managed_identity_is_the_one_with_the_client_id(
                 "client_id": CLIENT,
             }
         )
-        # The SDK decodes what it gets, and asks for it so.
-        response.enable_compression(web.ContentCoding.gzip)
-        return response
 
     app = web.Application()
     app.router.add_get("/msi/token", answer)
