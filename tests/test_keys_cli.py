@@ -254,6 +254,10 @@ async def test_list_that_is_piped_cuts_no_text(azure: Azure, keys: Keys) -> None
     listed = (await keys("list")).stdout
     assert label in listed
     assert owner in listed
+    # What is wider than the table goes on in the next line.
+    azure.vault.change(name_of(KEY), tags={"label": "L" * 180, "owner": "O" * 180})
+    listed = (await keys("list")).stdout
+    assert (listed.count("L"), listed.count("O")) == (180, 180)
 
 
 async def test_keys_named_in_capitals_are_keys_as_well(azure: Azure, keys: Keys) -> None:
