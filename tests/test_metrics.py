@@ -428,6 +428,8 @@ async def test_in_azure_the_apps_identity_sends_and_the_exporter_does_nothing_of
             monkeypatch.delenv(name)
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
+        # The settings have it: the exporter need not look for it.
+        monkeypatch.delenv("APPLICATIONINSIGHTS_CONNECTION_STRING")
         settings = Settings.from_environment(
             {
                 **environ,
