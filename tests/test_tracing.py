@@ -275,6 +275,15 @@ async def test_what_upstream_refuses_and_what_breaks_off_is_an_error(
         assert error in line.message
 
 
+async def test_a_span_names_no_model_that_upstream_does_not_have(traced: Running) -> None:
+    host, otlp, _ = traced
+    traceparent, trace_id, _ = caller()
+    body = b'{"model": "made-up", "messages": [{"role": "user", "content": "Hi"}]}'
+    call = request("POST", "/v1/chat/completions", f"traceparent: {traceparent}", body=body, key=KEY)
+    assert (await exchange(host.url, call)).status == 404
+    assert (await otlp.span(trace_id=trace_id)).attributes["gen_ai.request.model"] == "other"
+
+
 async def test_a_span_has_upstreams_own_status_where_the_shim_answers_in_its_place(traced: Running) -> None:
     host, otlp, _ = traced
     traceparent, trace_id, _ = caller()
