@@ -21,11 +21,12 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult,
 
 from devhost.host import Host
 from devhost.standin import Received, Standin
+from shim.monitoring import exporters
 from shim.monitoring.counts import Process
-from shim.monitoring.exporting import Destination, Telemetry, destinations_of
+from shim.monitoring.exporting import Destination, Telemetry
 from shim.monitoring.record import Meter
 from shim.monitoring.tally import Tally
-from shim.monitoring.trace_export import Tracing, span_destinations_of
+from shim.monitoring.trace_export import SpanDestination, Tracing
 from shim.monitoring.tracing import sampler
 from shim.monitoring.usage import Usage
 from shim.settings import Settings
@@ -394,18 +395,25 @@ QUIET = (
 
 async def _export_one_call(settings: Settings) -> None:
     """By exporters of its own, whose connections are closed when this returns."""
-    tally, [spans] = Tally(), span_destinations_of(settings)
+    metrics: Any = exporters.azure_monitor_metrics(settings)
+    traces: Any = exporters.azure_monitor_spans(settings)
+    tally, spans = Tally(), SpanDestination("Azure Monitor", lambda: traces, with_url=True)
     tracing = Tracing([spans], lambda record: record.model, interval=60)
     meter = Meter([tally.add, tracing.add], begin_span=sampler("always_on"))
     call = meter.begin([], b"id")
     call.operation = "GET /models"
     call.begin_span([], "GET", "https://apim.example")
     call.end()
-    await Telemetry(meter, tally, destinations_of(settings)).export()
-    await spans.export()
+    destination = Destination("Azure Monitor", lambda: metrics, cumulative=False)
+    try:
+        await Telemetry(meter, tally, [destination]).export()
+        await spans.export()
+    finally:
+        for exporter in (metrics, traces):
+            exporter.client.close()
 
 
-async def test_in_azure_the_apps_identity_sends_and_the_exporter_does_nothing_of_its_own(
+def test_in_azure_the_apps_identity_sends_and_the_exporter_does_nothing_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No word to Microsoft about itself, no bound on what it sends, and nothing on the disk."""
@@ -415,29 +423,38 @@ async def test_in_azure_the_apps_identity_sends_and_the_exporter_does_nothing_of
     monkeypatch.setattr(
         "azure.monitor.opentelemetry.exporter.export._base._DEFAULT_MAX_ENVELOPES_PER_SECOND", 1
     )
-    async with receiving(tmp_path) as (_, insights, environ):
-        environ |= {
-            "WEBSITE_SITE_NAME": "contoso-shim",
-            "WEBSITE_INSTANCE_ID": "instance-1",
-            # Of another app, for the developer's tools: in Azure nobody but the managed identity is asked.
-            "AZURE_TENANT_ID": "22222222-2222-4333-8444-555555555555",
-            "AZURE_CLIENT_SECRET": "not-a-secret",
-        }
-        for name in QUIET:
-            monkeypatch.setenv(name, "unset at the end")
-            monkeypatch.delenv(name)
-        for name, value in environ.items():
-            monkeypatch.setenv(name, value)
-        settings = Settings.from_environment(
-            {
-                **environ,
-                "APIM_BASE_URL": "https://apim.example/openai",
-                "KEY_VAULT_URL": "https://v.vault.azure.net",
-                "OTEL_EXPORTER_OTLP_ENDPOINT": "",
-                "OTEL_TRACES_EXPORTER": "azure_monitor_opentelemetry_exporter",
+
+    async def received() -> Receiver:
+        async with receiving(tmp_path) as (_, insights, environ):
+            environ |= {
+                "WEBSITE_SITE_NAME": "contoso-shim",
+                "WEBSITE_INSTANCE_ID": "instance-1",
+                # Of another app, for the developer's tools: in Azure nobody but the managed identity is asked.
+                "AZURE_TENANT_ID": "22222222-2222-4333-8444-555555555555",
+                "AZURE_CLIENT_SECRET": "not-a-secret",
             }
-        )
-        await _export_one_call(settings)
+            for name in QUIET:
+                monkeypatch.setenv(name, "unset at the end")
+                monkeypatch.delenv(name)
+            for name, value in environ.items():
+                monkeypatch.setenv(name, value)
+            # The settings have it: the exporter need not look for it.
+            monkeypatch.delenv("APPLICATIONINSIGHTS_CONNECTION_STRING")
+            settings = Settings.from_environment(
+                {
+                    **environ,
+                    "APIM_BASE_URL": "https://apim.example/openai",
+                    "KEY_VAULT_URL": "https://v.vault.azure.net",
+                    "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+                    "OTEL_TRACES_EXPORTER": "azure_monitor_opentelemetry_exporter",
+                }
+            )
+            await _export_one_call(settings)
+        return insights
+
+    # A loop of asyncio's own: uvloop's waits at its end for TLS connections whose exporter is not done with them.
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        insights = runner.run(received())
     assert {point.name for point in insights.points} == {CALLS, "apim_shim.streams", "apim_shim.starts"}
     [sent] = insights.spans
     assert (sent.name, sent.attributes["target"]) == ("GET /models", "apim.example:443")
