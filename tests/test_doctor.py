@@ -514,6 +514,8 @@ async def test_the_certificate_is_judged(
     if outcome == "failed":
         (api,) = of(findings, "api")
         assert api.message == f"the certificate of localhost:{port} is not trusted here"
+    else:
+        assert of(findings, "no key")[0].outcome == "ok"
 
 
 @pytest.mark.parametrize(
@@ -769,6 +771,19 @@ async def test_answers_of_the_api_are_read(
     assert (finding.outcome, finding.message[: len(message)]) == (outcome, message), finding
     assert words in finding.next_step
     assert bool(finding.next_step) is bool(words)
+
+
+async def test_no_redirect_is_followed_with_a_key(serve: Callable[..., Any]) -> None:
+    asked = set()
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.add(request.path.partition("/deployments")[0])
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    base_url = f"http://127.0.0.1:{await serve(answer)}/api"
+    for check in ("keys", "streaming"):
+        await found_by(check, {"APIM_BASE_URL": base_url}, key="a-key", model="gpt-4o")
+    assert asked == {"/api"}
 
 
 async def test_where_apim_names_no_header_none_is_suggested(serve: Callable[..., Any]) -> None:
