@@ -604,6 +604,9 @@ async def test_a_key_that_was_pasted_wrongly_is_for_apim_to_judge(serve: Callabl
         findings = await found_by(check, {"APIM_BASE_URL": base_url}, key="schlüssel“", model="gpt-4o")
         assert "answered 401" in findings[-1].message
         assert keys[-1] == "schlüssel“".encode()
+        # Bytes on stdin that are no UTF-8, where the locale takes them.
+        findings = await found_by(check, {"APIM_BASE_URL": base_url}, key="schl\udcfcssel", model="gpt-4o")
+        assert findings[-1].message.endswith("failed (UnicodeEncodeError)")
 
 
 async def test_a_key_that_apim_does_not_know_fails(standin: Standin) -> None:

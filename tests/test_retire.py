@@ -540,6 +540,7 @@ async def test_the_page_names_the_service_the_apis_and_where_each_is(retire: Ret
         "create --resource-group rg --template-file front/main.bicep --parameters front/main.parameters.json\n",
         "doctor --native https://gw.example/ai-bearer/openai --model <deployment> --key-stdin\n",
         "`contoso-apim` is not in that mode.",
+        "A twin is the subscription `<id>-bearer`; delete it in the portal",
         "delete --yes --resource-group rg --service-name contoso-apim --api-id openai-v1-bearer\n",
         "delete --yes --resource-group rg --service-name contoso-apim --api-id openai-front\n",
     ):
@@ -565,6 +566,10 @@ async def test_the_page_says_what_each_replacement_costs(retire: Retire, tmp_pat
         'base_url="https://gw.example/ai/openai-v1"',
         "No self-service keys",
         "A user's own token cannot travel",
+        "a twin has a count of its own",
+        "Errors of APIM (401, 429) are in APIM's shape",
+        "counts twice against its capacity",
+        "Whoever can reach the gateway reaches this API without a key",
         "v1 paths do not become dated ones",
         "internal virtual network mode",
         "No model mapping",

@@ -91,6 +91,9 @@ def test_tokens_and_ways_of_calling_are_told_apart(analytics: tuple[LogAnalytics
         attributes = call("team-a", gen_ai__token__type=kind, error__type="stream_broken")
         double.workspace.metric(TOKENS, at, tokens, 3, **attributes)
     double.workspace.metric(CALLS, at, 1, 2, **call("team-a", error__type="stream_broken"))
+    # Of a day, the last one counts.
+    before = at - timedelta(seconds=2)
+    double.workspace.metric(TOKENS, before, 0.0, 1, **call("team-a", gen_ai__token__type="input"))
     double.workspace.metric(
         CALLS, NOW - timedelta(days=2), 1, 4, **call("team-a", apim_shim__client="curl/8")
     )
