@@ -252,7 +252,7 @@ async def test_flags_alone_are_enough(azure: Azure, retire: Retire, tmp_path: Pa
 async def test_the_new_apis_can_be_where_callers_are_used_to_find_the_shim(
     retire: Retire, tmp_path: Path
 ) -> None:
-    await retire(*OFFLINE, "--new-path", "/openai/v1", "--front-path", "openai", "--out", str(tmp_path))
+    await retire(*OFFLINE, "--new-path", "/openai/v1/", "--front-path", "/openai/", "--out", str(tmp_path))
     assert [parameters(tmp_path, name)["apiPath"] for name in ("v1", "front")] == ["openai/v1", "openai"]
     assert 'base_url="https://gw.example/openai/v1"' in (tmp_path / "README.md").read_text()
 
@@ -550,7 +550,8 @@ async def test_the_page_names_the_service_the_apis_and_where_each_is(retire: Ret
     ]  # fmt: skip
     callers = (tmp_path / "callers.md").read_text()
     assert "The API `chat` reads the subscription key from `x-key`." in callers
-    assert "`AzureOpenAI`, with `https://gw.example` and the path below it" in callers
+    assert "| dated paths | `AzureOpenAI`, with `https://gw.example` and the path below it" in callers
+    assert "| v1 paths | `OpenAI`, with the line below |" in callers
     # In each of the five languages; Go's SDK wants the slash at the end.
     assert callers.count('"https://gw.example/ai/openai"') == 4
     assert 'option.WithBaseURL("https://gw.example/ai/openai/")' in callers

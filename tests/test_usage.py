@@ -123,6 +123,7 @@ def test_thirty_days_are_asked_for_unless_said_otherwise_and_two_years_at_most(
 def test_fewer_days_and_one_label_are_asked_for(analytics: tuple[LogAnalytics, object]) -> None:
     double, opened = analytics
     fill(double.workspace)
+    double.workspace.metric(CALLS, NOW, 1, 5, **call("team-a2"))
     [line] = json.loads(usage(opened, "--json", "--days", "10", "--label", "team-a").stdout)
     assert line["calls"] == 107
     assert json.loads(usage(opened, "--json", "--label", 'x" or true or "').stdout) == []
@@ -137,6 +138,12 @@ def test_fewer_days_and_one_label_are_asked_for(analytics: tuple[LogAnalytics, o
 def test_calls_are_added_up_by_the_hour_for_two_days_and_by_the_day_for_more() -> None:
     assert "bin(TimeGenerated, 1h)" in usage_query(2)
     assert "TimeGenerated > ago(2d)" in usage_query(2)
+
+
+def test_of_many_clients_some_are_named() -> None:
+    # The double's sets have no bound.
+    for words in ("make_set(client, 20)", "make_set(key_header, 4)", "make_set(dialect, 4)"):
+        assert words in usage_query(30)
     assert "bin(TimeGenerated, 1d)" in usage_query(3)
 
 
