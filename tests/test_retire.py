@@ -244,6 +244,7 @@ async def test_flags_alone_are_enough(azure: Azure, retire: Retire, tmp_path: Pa
         {"id": "team-z", "displayName": "team-z", "scope": "apis"},
     ]
     assert given["products"] == []
+    assert done.stderr == "Review README.md there first. Nothing has been deployed.\n"
     assert policy(tmp_path, "front").find("inbound/set-header[@name='api-key']") is not None
     assert policy(tmp_path, "front").find("inbound/set-header[@name='Host']") is None
     assert parameters(tmp_path, "front")["legacyUrl"] == "https://gw.example/ai/openai"

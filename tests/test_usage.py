@@ -138,13 +138,13 @@ def test_fewer_days_and_one_label_are_asked_for(analytics: tuple[LogAnalytics, o
 def test_calls_are_added_up_by_the_hour_for_two_days_and_by_the_day_for_more() -> None:
     assert "bin(TimeGenerated, 1h)" in usage_query(2)
     assert "TimeGenerated > ago(2d)" in usage_query(2)
+    assert "bin(TimeGenerated, 1d)" in usage_query(3)
 
 
 def test_of_many_clients_some_are_named() -> None:
     # The double's sets have no bound.
     for words in ("make_set(client, 20)", "make_set(key_header, 4)", "make_set(dialect, 4)"):
         assert words in usage_query(30)
-    assert "bin(TimeGenerated, 1d)" in usage_query(3)
 
 
 @pytest.mark.parametrize("empty", [None, "", "[]", []])
@@ -173,7 +173,13 @@ def test_rows_of_a_label_make_one_line_with_its_last_call_and_the_busiest_come_f
         return {"label": label, "last_call": at, "at": at, **counted, **named}
 
     found = lines_of(
-        [row("b", 1.0, 0), row("b", 2.0, 1, '["z"]'), row("b", 4.0, 1), row("c", 7.0, 0), row("a", 7.0, 0)]
+        [
+            row("b", 1.0, 0),
+            row("b", 1.9999999, 1, '["z"]'),
+            row("b", 4.0, 1),
+            row("c", 7.0, 0),
+            row("a", 7.0, 0),
+        ]
     )
     assert [line.label for line in found] == ["a", "b", "c"]
     assert list(found[1].at.values()) == [1, 6]
