@@ -50,7 +50,8 @@ async def azure(tmp_path: Path) -> AsyncIterator[Azure]:
         running.apim.subscribe(
             # In no order, as the service lists them.
             Subscribed("team-e", "secret-e1", "secret-e2", scope="/apis"),
-            Subscribed("master", "master-1", "master-2", scope="/"),
+            # Its key has administrative rights, whatever its scope.
+            Subscribed("master", "master-1", "master-2", scope="/apis"),
             Subscribed("team-f", "secret-f1", "secret-f2", scope="/products/Gold"),
             Subscribed("team-g", "secret-g1", "secret-g2", scope="/apis/others"),
             Subscribed("team-a", "secret-a1", "secret-a2", label='Team "A" ${x}', scope="/products/gold"),
