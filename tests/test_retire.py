@@ -53,7 +53,7 @@ async def azure(tmp_path: Path) -> AsyncIterator[Azure]:
             # Its key has administrative rights, whatever its scope.
             Subscribed("master", "master-1", "master-2", scope="/apis"),
             Subscribed("team-f", "secret-f1", "secret-f2", scope="/products/Gold"),
-            Subscribed("team-g", "secret-g1", "secret-g2", scope="/apis/others"),
+            Subscribed("team-g", "secret-g1", "secret-g2", scope="/apis/open"),
             Subscribed("team-a", "secret-a1", "secret-a2", label='Team "A" ${x}', scope="/products/gold"),
             Subscribed("team-b", "secret-b1", "secret-b2", label="Équipe B", scope="/apis/openai"),
             Subscribed("team-c", "secret-c1", "secret-c2", scope="/products/other"),

@@ -400,6 +400,8 @@ def test_a_spark_line_shows_each_part_of_the_time() -> None:
     assert sparkline({}, 8, now) == ""
     rising = {now - timedelta(hours=1 + 3 * n): 8 - n for n in range(8)}
     assert sparkline(rising, 1, now) == "▁▂▃▄▅▆▇█"
+    thirds = {now - timedelta(days=1, hours=1): 2, now - timedelta(hours=1): 3}
+    assert sparkline(thirds, 8, now) == "      ▆█"
     # A clock that is ahead, and a day that began before the first.
     assert sparkline({now + timedelta(days=3): 1, now - timedelta(days=9): 1}, 8, now) == "█      █"
     halves = {now - timedelta(hours=1): 3, now - timedelta(hours=2): 5, now - timedelta(days=1): 1}
