@@ -34,9 +34,9 @@ from shim.__main__ import app
 from shim.cli.doctor.checks import CHECKS, run_checks
 from shim.cli.doctor.client import Client, open_client
 from shim.cli.doctor.finding import Finding
-from shim.cli.doctor.target import Target
+from shim.cli.doctor.target import Target, open_vault
 from shim.keys.azure.key_vault import VaultSecrets
-from shim.settings import SettingsError
+from shim.settings import Settings, SettingsError
 from tests.conftest import KEY, StartHost
 
 ORIGIN = "https://app.example.com"
@@ -285,7 +285,19 @@ async def test_a_setting_that_is_risky_is_warned_of_with_where_to_change_it(stan
     assert complete.outcome == "ok"
 
 
-async def test_with_a_faulty_setting_the_others_count_all_the_same(serve: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    "faulty",
+    [
+        {"KEY_CACHE_TTL": "soon"},
+        {"CORS_ORIGINS": "app.example.com"},
+        # What is said of these begins with their value, too.
+        {"SHIM_AFTER_SUNSET": "refuse"},
+        {"CORS_CREDENTIALS": "true", "CORS_ORIGINS": "*"},
+    ],
+)
+async def test_with_a_faulty_setting_the_others_count_all_the_same(
+    serve: Callable[..., Any], faulty: dict[str, str]
+) -> None:
     headers = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -293,8 +305,10 @@ async def test_with_a_faulty_setting_the_others_count_all_the_same(serve: Callab
         return web.Response(status=401)
 
     said = {"APIM_BASE_URL": f"http://127.0.0.1:{await serve(answer)}/api", "APIM_KEY_HEADER": "X-Team-Key"}
-    await found_by("keys", {**said, "KEY_CACHE_TTL": "soon"}, key="a-key")
+    await found_by("keys", {**said, **faulty}, key="a-key")
     assert headers[-1] == "a-key"
+    target = Target.read({**said, "KEY_VAULT_URL": "https://v.vault.azure.net", **faulty})
+    assert target.settings.key_vault_url == "https://v.vault.azure.net"
 
 
 async def test_where_faulty_settings_leave_others_without_sense_the_api_is_examined_by_its_url_alone(
@@ -352,16 +366,28 @@ async def test_a_secret_is_read_that_holds_no_key_below_the_prefix_of_keys(
     )
 
 
-async def test_in_azure_the_identity_of_the_settings_is_asked_for_a_token(
+async def test_in_azure_the_identity_of_the_settings_signs_in_and_the_vault_is_given_time(
     standin: Standin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running_azure(tmp_path) as azure:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    # As long as the doctor is patient, which the shim itself is not.
+    monkeypatch.setattr("shim.cli.doctor.target.PATIENCE", 0.1)
+    async with running_azure(tmp_path) as azure, await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         for name in ("IDENTITY_ENDPOINT", "IDENTITY_HEADER"):
             monkeypatch.setenv(name, azure.environ[name])
-        environ = {"APIM_BASE_URL": standin.base_url, "KEY_VAULT_URL": azure.vault.local_url}
-        in_azure = {**environ, "AZURE_CLIENT_ID": CLIENT, "WEBSITE_SITE_NAME": "shim"}
-        identity = (await found_by("vault", in_azure))[0]
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        environ = {"APIM_BASE_URL": standin.base_url, "KEY_VAULT_URL": url, "AZURE_CLIENT_ID": CLIENT}
+        in_azure = {**environ, "WEBSITE_SITE_NAME": "shim"}
+        identity, reading, _ = await found_by("vault", in_azure)
         assert (identity.outcome, azure.asked[0]) == ("ok", (CLIENT, "https://0.0.1"))
+        assert reading.message == f"Key Vault {url} did not respond within 0.1 seconds"
+        for given, kind in ((in_azure, "ManagedIdentityCredential"), (environ, "DefaultAzureCredential")):
+            credential, secrets = open_vault(Settings.from_environment(given))
+            assert type(credential).__name__ == kind
+            await secrets.close()
 
 
 async def test_an_identity_without_a_token_is_told_to_sign_in(standin: Standin, vault: VaultDouble) -> None:
@@ -514,6 +540,8 @@ async def test_the_certificate_is_judged(
     if outcome == "failed":
         (api,) = of(findings, "api")
         assert api.message == f"the certificate of localhost:{port} is not trusted here"
+    else:
+        assert of(findings, "no key")[0].outcome == "ok"
 
 
 @pytest.mark.parametrize(
@@ -602,6 +630,9 @@ async def test_a_key_that_was_pasted_wrongly_is_for_apim_to_judge(serve: Callabl
         findings = await found_by(check, {"APIM_BASE_URL": base_url}, key="schlüssel“", model="gpt-4o")
         assert "answered 401" in findings[-1].message
         assert keys[-1] == "schlüssel“".encode()
+        # Bytes on stdin that are no UTF-8, where the locale takes them.
+        findings = await found_by(check, {"APIM_BASE_URL": base_url}, key="schl\udcfcssel", model="gpt-4o")
+        assert findings[-1].message.endswith("failed (UnicodeEncodeError)")
 
 
 async def test_a_key_that_apim_does_not_know_fails(standin: Standin) -> None:
@@ -769,6 +800,19 @@ async def test_answers_of_the_api_are_read(
     assert (finding.outcome, finding.message[: len(message)]) == (outcome, message), finding
     assert words in finding.next_step
     assert bool(finding.next_step) is bool(words)
+
+
+async def test_no_redirect_is_followed_with_a_key(serve: Callable[..., Any]) -> None:
+    asked = set()
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.add(request.path.partition("/deployments")[0])
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    base_url = f"http://127.0.0.1:{await serve(answer)}/api"
+    for check in ("keys", "streaming"):
+        await found_by(check, {"APIM_BASE_URL": base_url}, key="a-key", model="gpt-4o")
+    assert asked == {"/api"}
 
 
 async def test_where_apim_names_no_header_none_is_suggested(serve: Callable[..., Any]) -> None:

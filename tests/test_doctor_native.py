@@ -198,7 +198,9 @@ class Api:
         if isinstance(content, str):
             return web.Response(text=content, status=status)
         challenge = self.challenge if status == 401 else {}
-        return web.json_response(content, status=status, headers={**self.headers, **challenge})
+        # APIM's own errors have none of the headers that the API's policies set.
+        headers = self.headers if status == 200 else challenge
+        return web.json_response(content, status=status, headers=headers)
 
     async def lines(self, serve: Callable[..., Any], origin: str | None = None) -> list[Finding]:
         url = f"http://127.0.0.1:{await serve(self.answer)}/v1"
@@ -384,6 +386,9 @@ async def test_a_page_is_tried_on_the_paths_that_are_served(serve: Callable[...,
         "/v1/deployments/gpt-4o/chat/completions"
     ]
     assert verdict.message == "the shim is still needed for v1 paths and browsers (CORS)"
+    api = Api(NO_PATH, SERVED)
+    api.preflight, api.headers = (204, ALLOWED), ANY
+    assert told(await api.lines(serve, APP_ORIGIN))[-1] == V1_ONLY
     api = Api(NO_DEPLOYMENT, NO_PATH)
     await api.lines(serve, APP_ORIGIN)
     assert [request.path for request in api.asked if request.method == "OPTIONS"] == ["/v1/chat/completions"]

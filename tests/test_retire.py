@@ -50,9 +50,10 @@ async def azure(tmp_path: Path) -> AsyncIterator[Azure]:
         running.apim.subscribe(
             # In no order, as the service lists them.
             Subscribed("team-e", "secret-e1", "secret-e2", scope="/apis"),
-            Subscribed("master", "master-1", "master-2", scope="/"),
+            # Its key has administrative rights, whatever its scope.
+            Subscribed("master", "master-1", "master-2", scope="/apis"),
             Subscribed("team-f", "secret-f1", "secret-f2", scope="/products/Gold"),
-            Subscribed("team-g", "secret-g1", "secret-g2", scope="/apis/others"),
+            Subscribed("team-g", "secret-g1", "secret-g2", scope="/apis/open"),
             Subscribed("team-a", "secret-a1", "secret-a2", label='Team "A" ${x}', scope="/products/gold"),
             Subscribed("team-b", "secret-b1", "secret-b2", label="Équipe B", scope="/apis/openai"),
             Subscribed("team-c", "secret-c1", "secret-c2", scope="/products/other"),
@@ -244,6 +245,7 @@ async def test_flags_alone_are_enough(azure: Azure, retire: Retire, tmp_path: Pa
         {"id": "team-z", "displayName": "team-z", "scope": "apis"},
     ]
     assert given["products"] == []
+    assert done.stderr == "Review README.md there first. Nothing has been deployed.\n"
     assert policy(tmp_path, "front").find("inbound/set-header[@name='api-key']") is not None
     assert policy(tmp_path, "front").find("inbound/set-header[@name='Host']") is None
     assert parameters(tmp_path, "front")["legacyUrl"] == "https://gw.example/ai/openai"
@@ -252,7 +254,7 @@ async def test_flags_alone_are_enough(azure: Azure, retire: Retire, tmp_path: Pa
 async def test_the_new_apis_can_be_where_callers_are_used_to_find_the_shim(
     retire: Retire, tmp_path: Path
 ) -> None:
-    await retire(*OFFLINE, "--new-path", "/openai/v1", "--front-path", "openai", "--out", str(tmp_path))
+    await retire(*OFFLINE, "--new-path", "/openai/v1/", "--front-path", "/openai/", "--out", str(tmp_path))
     assert [parameters(tmp_path, name)["apiPath"] for name in ("v1", "front")] == ["openai/v1", "openai"]
     assert 'base_url="https://gw.example/openai/v1"' in (tmp_path / "README.md").read_text()
 
@@ -540,6 +542,7 @@ async def test_the_page_names_the_service_the_apis_and_where_each_is(retire: Ret
         "create --resource-group rg --template-file front/main.bicep --parameters front/main.parameters.json\n",
         "doctor --native https://gw.example/ai-bearer/openai --model <deployment> --key-stdin\n",
         "`contoso-apim` is not in that mode.",
+        "A twin is the subscription `<id>-bearer`; delete it in the portal",
         "delete --yes --resource-group rg --service-name contoso-apim --api-id openai-v1-bearer\n",
         "delete --yes --resource-group rg --service-name contoso-apim --api-id openai-front\n",
     ):
@@ -549,12 +552,12 @@ async def test_the_page_names_the_service_the_apis_and_where_each_is(retire: Ret
     ]  # fmt: skip
     callers = (tmp_path / "callers.md").read_text()
     assert "The API `chat` reads the subscription key from `x-key`." in callers
-    assert "`AzureOpenAI`, with `https://gw.example` and the path below it" in callers
-    # In each of the five languages.
-    assert (
-        callers.count('"https://gw.example/ai/openai"') + callers.count('"https://gw.example/ai/openai/"')
-        == 5
-    )
+    assert "| dated paths | `AzureOpenAI`, with `https://gw.example` and the path below it" in callers
+    assert "| v1 paths | `OpenAI`, with the line below |" in callers
+    # In each of the five languages; Go's SDK wants the slash at the end.
+    assert callers.count('"https://gw.example/ai/openai"') == 4
+    assert 'option.WithBaseURL("https://gw.example/ai/openai/")' in callers
+    assert callers.count("APIM_KEY") == 5
     assert callers.count('"x-key"') == 5
 
 
@@ -565,6 +568,10 @@ async def test_the_page_says_what_each_replacement_costs(retire: Retire, tmp_pat
         'base_url="https://gw.example/ai/openai-v1"',
         "No self-service keys",
         "A user's own token cannot travel",
+        "a twin has a count of its own",
+        "Errors of APIM (401, 429) are in APIM's shape",
+        "counts twice against its capacity",
+        "Whoever can reach the gateway reaches this API without a key",
         "v1 paths do not become dated ones",
         "internal virtual network mode",
         "No model mapping",

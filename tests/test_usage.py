@@ -91,6 +91,9 @@ def test_tokens_and_ways_of_calling_are_told_apart(analytics: tuple[LogAnalytics
         attributes = call("team-a", gen_ai__token__type=kind, error__type="stream_broken")
         double.workspace.metric(TOKENS, at, tokens, 3, **attributes)
     double.workspace.metric(CALLS, at, 1, 2, **call("team-a", error__type="stream_broken"))
+    # Of a day, the last one counts.
+    before = at - timedelta(seconds=2)
+    double.workspace.metric(TOKENS, before, 0.0, 1, **call("team-a", gen_ai__token__type="input"))
     double.workspace.metric(
         CALLS, NOW - timedelta(days=2), 1, 4, **call("team-a", apim_shim__client="curl/8")
     )
@@ -120,6 +123,7 @@ def test_thirty_days_are_asked_for_unless_said_otherwise_and_two_years_at_most(
 def test_fewer_days_and_one_label_are_asked_for(analytics: tuple[LogAnalytics, object]) -> None:
     double, opened = analytics
     fill(double.workspace)
+    double.workspace.metric(CALLS, NOW, 1, 5, **call("team-a2"))
     [line] = json.loads(usage(opened, "--json", "--days", "10", "--label", "team-a").stdout)
     assert line["calls"] == 107
     assert json.loads(usage(opened, "--json", "--label", 'x" or true or "').stdout) == []
@@ -135,6 +139,12 @@ def test_calls_are_added_up_by_the_hour_for_two_days_and_by_the_day_for_more() -
     assert "bin(TimeGenerated, 1h)" in usage_query(2)
     assert "TimeGenerated > ago(2d)" in usage_query(2)
     assert "bin(TimeGenerated, 1d)" in usage_query(3)
+
+
+def test_of_many_clients_some_are_named() -> None:
+    # The double's sets have no bound.
+    for words in ("make_set(client, 20)", "make_set(key_header, 4)", "make_set(dialect, 4)"):
+        assert words in usage_query(30)
 
 
 @pytest.mark.parametrize("empty", [None, "", "[]", []])
@@ -163,7 +173,13 @@ def test_rows_of_a_label_make_one_line_with_its_last_call_and_the_busiest_come_f
         return {"label": label, "last_call": at, "at": at, **counted, **named}
 
     found = lines_of(
-        [row("b", 1.0, 0), row("b", 2.0, 1, '["z"]'), row("b", 4.0, 1), row("c", 7.0, 0), row("a", 7.0, 0)]
+        [
+            row("b", 1.0, 0),
+            row("b", 1.9999999, 1, '["z"]'),
+            row("b", 4.0, 1),
+            row("c", 7.0, 0),
+            row("a", 7.0, 0),
+        ]
     )
     assert [line.label for line in found] == ["a", "b", "c"]
     assert list(found[1].at.values()) == [1, 6]
@@ -384,6 +400,8 @@ def test_a_spark_line_shows_each_part_of_the_time() -> None:
     assert sparkline({}, 8, now) == ""
     rising = {now - timedelta(hours=1 + 3 * n): 8 - n for n in range(8)}
     assert sparkline(rising, 1, now) == "▁▂▃▄▅▆▇█"
+    thirds = {now - timedelta(days=1, hours=1): 2, now - timedelta(hours=1): 3}
+    assert sparkline(thirds, 8, now) == "      ▆█"
     # A clock that is ahead, and a day that began before the first.
     assert sparkline({now + timedelta(days=3): 1, now - timedelta(days=9): 1}, 8, now) == "█      █"
     halves = {now - timedelta(hours=1): 3, now - timedelta(hours=2): 5, now - timedelta(days=1): 1}

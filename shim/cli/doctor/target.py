@@ -53,7 +53,7 @@ class Target:
 
 def _usable_settings(environ: Mapping[str, str], error: SettingsError) -> Settings:
     """The settings without the faulty ones. Raises `error` if the rest cannot be used either."""
-    faulty = {problem.split()[0].rstrip(":") for problem in error.problems}
+    faulty = {problem.split()[0].rstrip(":").partition("=")[0] for problem in error.problems}
     good = {name: value for name, value in environ.items() if name not in faulty}
     if not good.get("KEY_VAULT_URL"):
         good["LOCAL_SUBSCRIPTION_KEYS"] = "nobody=nothing"
