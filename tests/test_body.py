@@ -705,78 +705,12 @@ async def test_a_caller_who_leaves_is_noticed_though_the_rest_of_the_body_is_not
         await answering()
 
 
-async def test_a_message_that_says_nothing_of_more_is_a_bodys_last() -> None:
-    # As ASGI has it (HTTP, "Request - receive event"); uvicorn always says.
-    messages: asyncio.Queue[Message] = asyncio.Queue()
-    messages.put_nowait({"type": "http.request", "body": b"all"})
-    caller = Caller(messages.get)
-    async with asyncio.timeout(5):
-        assert [chunk async for chunk in caller.body()] == [b"all"]
-    assert caller.sent_all
-
-
-async def test_a_callers_leaving_is_waited_for_by_one_reader_alone() -> None:
-    readers = 0
-
-    async def receive() -> Message:
-        nonlocal readers
-        readers += 1
-        await asyncio.Event().wait()
-        return {}
-
-    caller = Caller(receive)
-    caller.watch()
-    caller.sent_nothing()
-    caller.watch()
-    await asyncio.sleep(0)
-    assert readers == 1
-
-
-@pytest.mark.parametrize("has_left", [False, True])
-async def test_a_call_that_fails_by_itself_is_not_taken_for_one_whose_caller_left(has_left: bool) -> None:
-    caller = Caller(asyncio.Queue[Message]().get)
-
-    def fail() -> None:
-        with caller.cancelling():
-            caller.gone = has_left
-            raise TooBusy("of its own", retry_after=1)
-
-    with pytest.raises(TooBusy):
-        fail()
-
-
-async def test_a_call_that_is_cancelled_from_outside_is_not_taken_for_one_whose_caller_left() -> None:
-    caller = Caller(asyncio.Queue[Message]().get)
-
-    async def call() -> None:
-        with caller.cancelling():
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(call())
-    await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait([task])
-    assert task.cancelled()
-
-
 def test_what_is_as_large_as_the_space_that_is_left_is_held() -> None:
     space = SpoolSpace(100, total=100)
     space.take(100)
     assert space.free == 0
     with pytest.raises(TooBusy):
         space.take(1)
-
-
-@pytest.mark.parametrize(("length", "is_too_long"), [(1024, False), (1025, True)])
-async def test_a_forms_model_is_a_name_of_up_to_1024_bytes(length: int, is_too_long: bool) -> None:
-    chunks = [part("model", b"m" * length), b"--b--"]
-    if is_too_long:
-        with pytest.raises(InvalidRequest, match="too long"):
-            await opened(chunks)
-    else:
-        body = await opened(chunks)
-        assert body.model == "m" * length
-        body.close()
 
 
 @pytest.mark.parametrize(
