@@ -96,6 +96,8 @@ async def test_what_is_not_http_ends_its_invocation_however_it_is_cut(host: Host
                 await wire.send(piece)
                 await asyncio.sleep(0.02)  # or TCP would join them again
             assert (await wire.answer()).status == 400
+            # What might follow on the connection could not be told apart from the rest of this.
+            assert await asyncio.wait_for(wire.reader.read(), 5) == b""
         # Sooner than by the sweep.
         assert "No http request found" in (await asyncio.wait_for(ended, 5) or "")
 
