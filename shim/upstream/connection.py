@@ -69,8 +69,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def tls(self) -> ssl.SSLObject | None:
-        tls: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object") if self._transport else None
-        return tls
+        return cast("ssl.SSLObject | None", self._transport and self._transport.get_extra_info("ssl_object"))
 
     def is_fresh(self) -> bool:
         """Whether a request may go out on it: nothing has arrived since its last response ended.
