@@ -70,6 +70,9 @@ def test_streams_in_flight_and_heartbeats_are_added_up_over_calls() -> None:
     calls[0].end()
     calls[0].end()
     assert run.meter.process.streams == 2
+    calls[1].end("upstream_broken", "it closed the connection")
+    calls[2].end("caller_gone")
+    assert run.meter.process.streams == 0
 
 
 @pytest.mark.parametrize(
