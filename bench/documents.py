@@ -151,7 +151,7 @@ def _goals(content: Mapping[str, Any]) -> str:
     if not missed:
         return f"All {len(goals)} goals of the benchmark are met in this run."
     named = "; ".join(
-        f"`{name}` is {goal['value']}, the goal {goal['goal']}" for name, goal in missed.items()
+        f"`{name}` is {goal['value']:,.4g}, the goal {goal['goal']}" for name, goal in missed.items()
     )
     met = len(goals) - len(missed)
     return f"{met} of the benchmark's {len(goals)} goals are met in this run. Not met: {named}."
