@@ -196,7 +196,7 @@ async def clarified(
         httpx.Response(status, headers=headers, stream=Arriving(pieces(content))),
         Body(caller, caller.body()),
     )
-    upstream = Upstream(ShimTransport(), connect_timeout=1, first_byte_timeout=5)
+    upstream = Upstream(ShimTransport(), connect_timeout=1, first_byte_timeout=5, idle_timeout=0)
     method, path = call.split(" ")
     await clarify_error(
         response,

@@ -90,7 +90,9 @@ async def answered(
 ) -> Response:
     """The response to a call, where the key store and the transport are as given."""
     settings = SETTINGS
-    upstream = Upstream(transport or BrokenTransport(), connect_timeout=1, first_byte_timeout=1)
+    upstream = Upstream(
+        transport or BrokenTransport(), connect_timeout=1, first_byte_timeout=1, idle_timeout=0
+    )
     left = asyncio.Event()
     try:
         shim = Shim(settings, store, upstream)
@@ -200,7 +202,9 @@ def a_large_call(size: int) -> Request:
 
 async def test_large_bodies_of_calls_that_failed_take_no_room_from_later_ones() -> None:
     """All bodies together may take 256 MiB: the fourth would find no room."""
-    shim = Shim(SETTINGS, OneKey(), Upstream(Unreachable(), connect_timeout=1, first_byte_timeout=1))
+    shim = Shim(
+        SETTINGS, OneKey(), Upstream(Unreachable(), connect_timeout=1, first_byte_timeout=1, idle_timeout=0)
+    )
     for _ in range(4):
         response = await answer(
             a_large_call(80 * 1024 * 1024), Cors.of(SETTINGS), SETTINGS.retirement, shim.forward
@@ -279,7 +283,7 @@ class Sent:
         shim = Shim(
             settings,
             journey.store(knows_key=self.knows_key),
-            Upstream(journey.transport(), connect_timeout=1, first_byte_timeout=1),
+            Upstream(journey.transport(), connect_timeout=1, first_byte_timeout=1, idle_timeout=0),
         )
         return await answer(
             Request(scope, journey.receive(self.body)),

@@ -658,8 +658,14 @@ async def test_a_body_that_names_no_model_is_refused_however_it_comes(
 
 @pytest.mark.parametrize(
     "content",
-    [b'{"model": "m"}', rb'{"\u006dodel": "m"}', rb'{"\q": 1, "model": "m"}', b'\xef\xbb\xbf{"model": "m"}'],
-    ids=["plain", "an escaped name", "beside a name that is none", "after a byte order mark"],
+    [
+        b'{"model": "m"}',
+        rb'{"\u006dodel": "m"}',
+        rb'{"\q": 1, "model": "m"}',
+        rb'{"model": "m", "\q": 1}',
+        b'\xef\xbb\xbf{"model": "m"}',
+    ],
+    ids=["plain", "an escaped name", "behind a name that is none", "before one", "after a byte order mark"],
 )
 @pytest.mark.parametrize("cut", [False, True], ids=["at once", "bytewise"])
 async def test_a_model_is_read_however_it_comes(content: bytes, cut: bool) -> None:

@@ -35,7 +35,7 @@ class Answering(httpx.AsyncBaseTransport):
 
 @pytest.mark.parametrize(("size", "calls"), [(48 * 1024, 64), (4 * MIB, 2)], ids=["sent whole", "streamed"])
 async def test_what_was_read_is_let_go_while_the_response_streams(size: int, calls: int) -> None:
-    upstream = Upstream(Answering(), connect_timeout=1, first_byte_timeout=5)
+    upstream = Upstream(Answering(), connect_timeout=1, first_byte_timeout=5, idle_timeout=0)
 
     left, space = asyncio.Event(), SpoolSpace(SPACE, total=SPACE)
 
@@ -62,7 +62,10 @@ class Refusing(httpx.AsyncBaseTransport):
 
 
 async def test_what_upstream_did_not_want_is_let_go_with_its_response() -> None:
-    upstream, space = Upstream(Refusing(), connect_timeout=1, first_byte_timeout=5), SpoolSpace(SPACE)
+    upstream, space = (
+        Upstream(Refusing(), connect_timeout=1, first_byte_timeout=5, idle_timeout=0),
+        SpoolSpace(SPACE),
+    )
     caller = Caller(staying(asyncio.Event(), [b'{"input": "', b"x" * 4 * MIB, b'", "model": "m"}']))
     before = space.free
     body = await open_body(JSON, caller, model="required", max_bytes=SPACE, space=space)

@@ -140,7 +140,7 @@ async def test_through_a_proxy_a_call_arrives_as_it_is_and_the_proxy_learns_no_m
         async with asyncio.timeout(5):
             sent = await send(transport, "GET", api.origin, target, [(b"x-a", b"1")], b"")
             assert await whole(sent) == b"ok"
-            upstream = Upstream(transport, connect_timeout=5, first_byte_timeout=5)
+            upstream = Upstream(transport, connect_timeout=5, first_byte_timeout=5, idle_timeout=0)
             await upstream.check(f"{api.origin}/openai")
         await transport.aclose()
     assert all(b"Proxy-Authorization: Basic dXNlcjpodW50ZXIy\r\n" in head for head in asked)

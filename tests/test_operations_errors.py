@@ -481,7 +481,7 @@ class Flaky(ShimTransport):
 
 
 async def _send(transport: Flaky, standin: Standin) -> int:
-    upstream = Upstream(transport, connect_timeout=5, first_byte_timeout=5)
+    upstream = Upstream(transport, connect_timeout=5, first_byte_timeout=5, idle_timeout=0)
     caller = Caller(Patient())
     body = await open_body([], caller, model="unread", max_bytes=1, space=SpoolSpace(1))
     request = UpstreamRequest("GET", standin.base_url.removesuffix("/openai"), "/", [], body)
@@ -528,7 +528,7 @@ async def test_the_second_connection_gets_the_whole_body(standin: Standin) -> No
     headers = [(b"api-key", KEY.encode()), (b"x-standin", b'{"reflect": true}')]
     request = UpstreamRequest("POST", standin.base_url.removesuffix("/openai"), "/openai/x", headers, body)
     transport = FirstRefused()
-    answer = await Upstream(transport, connect_timeout=5, first_byte_timeout=5).send(
+    answer = await Upstream(transport, connect_timeout=5, first_byte_timeout=5, idle_timeout=0).send(
         request, Caller(Patient())
     )
     content = b"".join([chunk async for chunk in answer])

@@ -75,7 +75,7 @@ class Upstream:
         *,
         connect_timeout: float,
         first_byte_timeout: float,
-        idle_timeout: float = 0,
+        idle_timeout: float,
     ) -> None:
         self._transport = transport
         self._first_byte_timeout = first_byte_timeout
