@@ -13,8 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import psutil
-from starlette.types import Message
 
+from shim.asgi import Message
 from shim.call.body import open_body
 from shim.call.caller import Caller
 from shim.call.routes import ModelUse

@@ -5,15 +5,13 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from shim import headers
 from shim.answer.head import fit_for_host
 from shim.answer.refusal import refuse, respond
 from shim.answer.retirement import announce, refusal
 from shim.answer.streaming import StreamedResponse
 from shim.answer.upstream_errors import clarify_error
+from shim.asgi import Request, Response
 from shim.auth import authenticate
 from shim.call.body import open_body
 from shim.call.caller import Caller

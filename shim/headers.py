@@ -136,6 +136,18 @@ def values_of(headers: Headers, name: bytes) -> list[bytes]:
     return [value for other, value in headers if other == name]
 
 
+def joined(line: bytes, headers: Headers) -> bytes:
+    """The head of a message, from its first line on. Raises ValueError where a part could pass for several.
+
+    RFC 9112, section 11.1.
+    """
+    head = b"\r\n".join([line, *map(b": ".join, headers), b"\r\n"])
+    breaks = len(headers) + 2
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+        raise ValueError("a header or the first line holds a character that HTTP does not allow")
+    return head
+
+
 def _listed_in_connection(headers: Headers) -> Iterator[bytes]:
     for value in values_of(headers, b"connection"):
         for option in value.split(b","):

@@ -5,11 +5,9 @@ import logging
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from shim.answer.retirement import report
 from shim.app import Shim, answer
+from shim.asgi import Request, Response
 from shim.cors import Cors
 from shim.errors import Misconfigured
 from shim.keys import open_key_store

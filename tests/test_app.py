@@ -18,11 +18,9 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Message
 
 from shim.app import Shim, answer
+from shim.asgi import Message, Request, Response
 from shim.cors import Cors
 from shim.keys.subscription import Subscription
 from shim.monitoring.record import CallRecord, Meter

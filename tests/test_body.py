@@ -17,8 +17,8 @@ from typing import Any, cast
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from starlette.types import Message
 
+from shim.asgi import Message
 from shim.call import json_top_level
 from shim.call.body import Body, open_body
 from shim.call.caller import Caller

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import httpx
 import pytest
-from starlette.types import Message, Receive
 
+from shim.asgi import Message, Receive
 from shim.call.body import open_body
 from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest

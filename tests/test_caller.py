@@ -7,8 +7,8 @@ response that is under way. No server runs here.
 import asyncio
 
 import pytest
-from starlette.types import Message
 
+from shim.asgi import Message
 from shim.call.caller import Caller
 from shim.errors import CallerGone
 

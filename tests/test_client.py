@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
 import pytest
-from starlette.types import Message
 
+from shim.asgi import Message
 from shim.call.body import Body, open_body
 from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from starlette.types import Message
 
 from shim.answer.events import EventStream, is_event_stream
+from shim.asgi import Message
 from shim.headers import Headers
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 

@@ -15,12 +15,12 @@ import httpx
 import pytest
 from aiohttp import web
 from openai import APIStatusError, AsyncOpenAI, InternalServerError, NotFoundError, OpenAI
-from starlette.types import Message
 
 from devhost.host import Host
 from devhost.standin import Received, Standin
 from shim.answer import apim_errors
 from shim.answer.apim_errors import FailedCall
+from shim.asgi import Message
 from shim.call.body import open_body
 from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest

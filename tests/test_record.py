@@ -3,13 +3,13 @@
 Every number that an operator sees begins here: what is noted wrong is wrong in logs, metrics and spans alike.
 """
 
+import asyncio
 import time
 
 import pytest
-from starlette.requests import Request
-from starlette.responses import Response
 
 from shim.app import answer
+from shim.asgi import Request, Response
 from shim.cors import Cors
 from shim.headers import Headers
 from shim.monitoring.operation import operation_name
@@ -206,7 +206,8 @@ async def test_a_preflight_is_no_call_unless_it_is_refused(
         raise AssertionError("a preflight goes no further")
 
     headers = [(b"origin", origin.encode()), (b"access-control-request-method", b"POST")]
-    asked = Request({"type": "http", "method": "OPTIONS", "path": "/v1/models", "headers": headers})
+    scope = {"type": "http", "method": "OPTIONS", "path": "/v1/models", "headers": headers}
+    asked = Request(scope, asyncio.Future)
     response = await answer(asked, Cors.of(settings), settings.retirement, handle, run.meter)
     assert response.status_code == status
     assert [(call.status, call.code) for call in run.over] == [(status, code) for code in codes]

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from starlette.types import Message
 
 from shim.answer.refusal import refuse, respond
 from shim.answer.streaming import StreamedResponse
+from shim.asgi import Message
 from shim.call.body import Body
 from shim.call.caller import Caller
 from shim.errors import NotFound

@@ -10,12 +10,12 @@ import uuid
 
 import pytest
 from aiohttp import web
-from starlette.types import Message
 
 from devhost.host import Host
 from devhost.platform import NONE
 from devhost.standin import Received, Standin
 from shim.answer.events import EventStream
+from shim.asgi import Message
 from tests.conftest import KEY, StartHost
 from tests.support.wire import Wire, connect, exchange, function, request
 

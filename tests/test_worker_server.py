@@ -9,15 +9,12 @@ from typing import Any, cast
 
 import pytest
 from azure_functions_runtime.http_v2 import HttpCoordinator
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Message
 
 from devhost.host import Host
 from devhost.standin import Standin
+from shim.asgi import Message, Request, Response
 from shim.errors import IncompleteBody, InternalError, ShimError, TooBusy
 from shim.worker.invocations import LEG_TIMEOUT_SECONDS, Invocations
-from shim.worker.protocol import CoalescedStart
 from shim.worker.server import WebApp
 from tests.conftest import KEY
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
@@ -446,62 +443,3 @@ async def test_a_caller_whose_chunks_are_not_http_is_told_so_where_the_host_repe
     head = request("POST", "/v1/files", "expect: 100-continue", "transfer-encoding: chunked", key=KEY)
     answer = await exchange(host.url, head + body)
     assert (answer.status, error_of(answer)["code"]) == (400, "incomplete_body")
-
-
-class Recording:
-    """A transport's writes, each of which would be a packet."""
-
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        self.written.append(data)
-
-    def close(self) -> None:
-        self.written.append(b"<closed>")
-
-    def is_closing(self) -> bool:
-        return b"<closed>" in self.written
-
-
-def beginning() -> tuple[CoalescedStart, list[bytes]]:
-    recording = Recording()
-    transport = cast("asyncio.Transport", recording)
-    return CoalescedStart(transport, asyncio.get_running_loop()), recording.written
-
-
-async def test_what_an_answer_begins_with_goes_out_as_one_packet() -> None:
-    answer, written = beginning()
-    for part in (b"HTTP/1.1 200 OK\r\n\r\n", b"first", b"second"):
-        answer.write(part)
-    assert written == []
-    await asyncio.sleep(0)
-    assert written == [b"HTTP/1.1 200 OK\r\n\r\nfirstsecond"]
-    answer.write(b"third")
-    assert written[1:] == [b"third"]
-
-
-async def test_a_head_does_not_wait_for_a_body_that_is_still_to_come() -> None:
-    answer, written = beginning()
-    answer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    await asyncio.sleep(0)
-    assert written == [b"HTTP/1.1 200 OK\r\n\r\n"]
-
-
-async def test_nothing_is_written_to_a_caller_who_has_left() -> None:
-    """uvloop's transports raise there, and asyncio's warn."""
-    answer, written = beginning()
-    answer.write(b"held")
-    answer.close()
-    answer.write(b"late")
-    await asyncio.sleep(0)
-    answer.write(b"later")
-    assert written == [b"held", b"<closed>"]
-
-
-async def test_nothing_that_was_written_is_lost_when_the_connection_closes() -> None:
-    answer, written = beginning()
-    answer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    answer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    answer.close()
-    assert written == [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"<closed>"]

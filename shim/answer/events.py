@@ -2,8 +2,7 @@
 
 import asyncio
 
-from starlette.types import Message, Send
-
+from shim.asgi import Message, Send
 from shim.headers import Headers, values_of
 
 # A comment line (https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation).

@@ -1,8 +1,7 @@
 """The shim's refusals as responses."""
 
-from starlette.responses import Response
-
 from shim import errors
+from shim.asgi import Response
 from shim.errors import ShimError
 from shim.headers import Headers
 
@@ -15,6 +14,4 @@ def refuse(error: ShimError, *, also: Headers | None = None) -> Response:
 
 def respond(status: int, headers: Headers, content: bytes = b"") -> Response:
     """A response with exactly these headers."""
-    response = Response(content, status)
-    response.raw_headers = headers
-    return response
+    return Response(status, headers, content)

@@ -3,10 +3,8 @@
 import asyncio
 from contextlib import suppress
 
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
 from shim.answer.events import EventStream, is_event_stream
+from shim.asgi import Receive, Response, Scope, Send
 from shim.call.caller import Caller
 from shim.errors import CallerGone, UpstreamFailed
 from shim.headers import Headers
@@ -29,9 +27,7 @@ class StreamedResponse(Response):
         heartbeat: float,
         record: CallRecord,
     ) -> None:
-        self.status_code = upstream.status
-        self.raw_headers = headers
-        self.background = None
+        super().__init__(upstream.status, headers)
         self._upstream = upstream
         self._caller = caller
         self._heartbeat = heartbeat

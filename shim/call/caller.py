@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager
 
-from starlette.types import Receive
-
+from shim.asgi import Receive
 from shim.errors import CallerGone
 
 

@@ -7,8 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from starlette.responses import Response
-
+from shim.asgi import Response
 from shim.errors import ShimError
 
 log = logging.getLogger("shim")
@@ -113,7 +112,11 @@ async def alive(*_: object) -> Response:
     return _json(200, {"status": "alive"})
 
 
-def _json(status: int, content: object) -> Response:
-    return Response(
-        json.dumps(content), status, media_type="application/json", headers={"cache-control": "no-store"}
-    )
+def _json(status: int, value: object) -> Response:
+    content = json.dumps(value).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(content)),
+        (b"cache-control", b"no-store"),
+    ]
+    return Response(status, headers, content)

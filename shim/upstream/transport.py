@@ -14,7 +14,7 @@ import aiohappyeyeballs
 import httpx
 from aiohappyeyeballs.types import AddrInfoType
 
-from shim.headers import Headers
+from shim.headers import Headers, joined
 from shim.keys.azure.sockets import make_socket
 from shim.upstream.connection import Connection
 from shim.upstream.exchange import Exchange, StaleConnectionError
@@ -211,10 +211,11 @@ def _length_of(headers: Headers, body: bytes | AsyncIterator[bytes]) -> int | No
 
 
 def _head(method: str, target: bytes, headers: Headers) -> bytes:
-    """Raises httpx.LocalProtocolError where a part could pass for several (RFC 9112, section 11.1)."""
+    """Raises httpx.LocalProtocolError for what HTTP/1.1 cannot say."""
     line = b"%s %s HTTP/1.1" % (method.encode("ascii", "replace"), target)
-    head = b"\r\n".join([line, *map(b": ".join, headers), b"\r\n"])
-    breaks = len(headers) + 2
-    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head or line.count(b" ") != 2:
-        raise httpx.LocalProtocolError("a header or the URL holds a character that HTTP does not allow")
-    return head
+    try:
+        if line.count(b" ") == 2:
+            return joined(line, headers)
+    except ValueError:
+        pass
+    raise httpx.LocalProtocolError("a header or the URL holds a character that HTTP does not allow")

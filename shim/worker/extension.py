@@ -6,24 +6,23 @@ The worker finds an extension through the trackers of `azurefunctions.extensions
 from collections.abc import Mapping
 
 from azurefunctions.extensions import base
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response as HttpResponse
 
+from shim import asgi
 from shim.worker.server import WebApp, WebServer
 
 __all__ = ["Request", "RequestSynchronizer", "Response", "WebApp", "WebServer"]
 
 
 class RequestSynchronizer(base.RequestSynchronizer):
-    def sync_route_params(self, request: HttpRequest, path_params: Mapping[str, str]) -> None:
+    def sync_route_params(self, request: asgi.Request, path_params: Mapping[str, str]) -> None:
         request.scope["path_params"] = dict(path_params)
 
 
 class Request(metaclass=base.RequestTrackerMeta):
-    request_type = HttpRequest
+    request_type = asgi.Request
     synchronizer = RequestSynchronizer()
 
 
 class Response(metaclass=base.ResponseTrackerMeta):
     label = base.ResponseLabels.STANDARD
-    response_type = HttpResponse
+    response_type = asgi.Response

@@ -20,6 +20,7 @@ def settle() -> None:
     # What the app consists of is never garbage: it need not be looked at again, 12 ms each time (bench/NOTES.md).
     gc.freeze()
     gc.set_threshold(*_COLLECTOR_THRESHOLDS)
+    gc.enable()  # function_app.py switches it off
     if libc := _glibc():
         # The pieces in which a body passes, of 250 KB at most, are kept for those that follow: with malloc's own
         # thresholds each is memory that the kernel clears and takes back again, a third of the time of an upload. The

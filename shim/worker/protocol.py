@@ -1,117 +1,250 @@
-"""HTTP/1.1 as the worker's server speaks it: uvicorn's, with refusals in OpenAI's shape that end their invocation."""
+"""HTTP/1.1 as the Functions host speaks it to the worker: requests one after the other, and no pipelining.
+
+What cannot be parsed is refused in OpenAI's shape, and its invocation ended. The parser is llhttp, by way of httptools.
+"""
+
+from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import cast
+from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
 
 from shim import errors
-from shim.errors import InvalidRequest, MethodNotAllowed, ShimError
+from shim.asgi import Receive, Scope, Send
+from shim.errors import InvalidRequest, MethodNotAllowed, ShimError, describe_defect
+from shim.headers import Headers, joined
+from shim.worker.cycle import Cycle
 from shim.worker.invocations import ARRIVED, Invocations
+
+log = logging.getLogger("shim")
 
 # One asks for a tunnel, the other for its own request back, keys and all (RFC 9110, sections 9.3.6 and 9.3.8).
 _REFUSED_METHODS = frozenset([b"CONNECT", b"TRACE"])
 # The host takes 32 KB of headers from a caller (devhost/limits.py), and adds a few.
 _MAX_HEAD_BYTES = 64 * 1024
-_CONTINUE = b"HTTP/1.1 100 "
+# At once, as from upstream (upstream/transport.py).
+_READ_BYTES = 240 * 1024
 _INVOCATION_ID_LINE = re.compile(rb"^x-ms-invocation-id:[ \t]*([0-9A-Za-z-]{1,64})[ \t]*\r?$", re.I | re.M)
 
-
-def protocol_for(invocations: Invocations) -> type[HttpToolsProtocol]:
-    class Protocol(HttpToolsProtocol):
-        """Refuses what it cannot parse in OpenAI's shape, and ends the invocation beside it."""
-
-        _in_head = False
-        # With all that came of a head: where that cannot be parsed, the invocation's id is found in it.
-        _received = b""
-        _refusing: asyncio.Task[None] | None = None
-        _refusal: ShimError | None = None
-
-        def data_received(self, data: bytes) -> None:
-            self._received = (self._received + data)[:_MAX_HEAD_BYTES] if self._in_head else data
-            super().data_received(data)
-
-        def on_message_begin(self) -> None:
-            self._in_head = True
-            if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
-                # The host does not pipeline, and uvicorn tells only the last of several requests of a disconnect.
-                raise ValueError("a request before the response to the last one")
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self._in_head = False
-            if self.parser.get_method() in _REFUSED_METHODS:
-                self._refusal = MethodNotAllowed("CONNECT and TRACE are not passed on. Nothing was sent on.")
-                raise ValueError("a method that is not passed on")
-            # An absolute-form target names a host of its own; uvicorn would keep its path and drop the rest.
-            if not self.url.startswith(b"/"):
-                raise ValueError("the request target is not a path")
-            super().on_headers_complete()
-            self._start = CoalescedStart(self.transport, self.loop)
-            self.cycle.transport = cast("asyncio.Transport", self._start)
-
-        def on_message_complete(self) -> None:
-            self.scope["state"][ARRIVED] = True
-            super().on_message_complete()
-
-        def on_response_complete(self) -> None:
-            self._start.flush()
-            super().on_response_complete()
-
-        def send_400_response(self, msg: str) -> None:
-            # None until the first request, whatever its annotation says.
-            if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
-                # In the middle of a body: the handler at work learns of it as of a caller who left.
-                self.transport.abort()
-                return
-            status, headers, content = errors.render(self._refusal or _not_http())
-            lines = b"".join(b"%s: %s\r\n" % header for header in [*headers, (b"connection", b"close")])
-            self.transport.write(b"HTTP/1.1 %d \r\n%s\r\n%s" % (status, lines, content))
-            self.transport.close()
-            if invocation_id := self._invocation_id():
-                self._refusing = asyncio.create_task(invocations.refuse(invocation_id))
-
-        def _invocation_id(self) -> str | None:
-            match = _INVOCATION_ID_LINE.search(self._received)
-            return match[1].decode("ascii") if match else None
-
-    return Protocol
+type App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def _not_http() -> InvalidRequest:
-    return InvalidRequest("The request line or a header is not valid HTTP/1.1. Nothing was sent on.")
+@dataclass(slots=True)
+class Connections:
+    """What a server's connections share, and who they are. What is read into `buffer` is parsed before the next is."""
+
+    app: App
+    invocations: Invocations
+    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(_READ_BYTES)))
+    opened: set[Connection] = field(default_factory=set)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def accept(self) -> Connection:
+        return Connection(asyncio.get_running_loop(), self)
+
+    async def close_idle_forever(self, keep_alive: float) -> None:
+        """Closes, five times in `keep_alive` seconds, connections that have been idle for longer than that."""
+        while True:
+            await asyncio.sleep(keep_alive / 5)
+            since = asyncio.get_running_loop().time() - keep_alive
+            for connection in list(self.opened):
+                if connection.idle_since is not None and connection.idle_since < since:
+                    connection.close()
+
+    async def drain(self, seconds: float) -> None:
+        """Has every connection close after the response in progress; what takes longer than `seconds` is cut off."""
+        for connection in list(self.opened):
+            connection.close()
+        try:
+            async with asyncio.timeout(seconds):
+                while self.opened or self.tasks:  # noqa: ASYNC110 - nobody says when the last bytes are out
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            log.error("%d responses were cut off by the worker's shutdown", len(self.tasks))
+            for task in self.tasks:
+                task.cancel()
 
 
-class CoalescedStart:
-    """A transport that coalesces the first writes of a response, those of one turn of the loop, into one packet."""
+class Connection(asyncio.BufferedProtocol):
+    """One connection of the host's. Refuses what it cannot parse, and ends the invocation beside it."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
+    def __init__(self, loop: asyncio.AbstractEventLoop, among: Connections) -> None:
+        self.idle_since: float | None = loop.time()
         self._loop = loop
-        self._held: list[bytes] | None = []
+        self._among = among
+        self._parser = httptools.HttpRequestParser(self)
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._is_reading = True
+        self._cycle: Cycle | None = None
+        self._in_head = False
+        # With all that came of a head: where that cannot be parsed, the invocation's id is found in it.
+        self._received = b""
+        self._url = b""
+        self._headers: Headers = []
+        self._refusal: ShimError | None = None
 
     def write(self, data: bytes) -> None:
-        if self._held is None or data.startswith(_CONTINUE):
-            self._write(data)
-            return
-        if not self._held:
-            self._loop.call_soon(self.flush)
-        self._held.append(data)
-
-    def flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, None
-            self._write(b"".join(held))
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def _write(self, data: bytes) -> None:
         """Nothing to a caller who has left: uvloop's transports raise once they are closed."""
         if not self._transport.is_closing():
             self._transport.write(data)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+    async def drain(self) -> None:
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    def read_on(self) -> None:
+        if not self._is_reading:
+            self._is_reading = True
+            self._transport.resume_reading()
+
+    def finish(self, cycle: Cycle) -> None:
+        """The response is complete: the next request may come."""
+        if cycle.keep_alive:
+            self.idle_since = self._loop.time()
+            self.read_on()
+        else:
+            self._transport.close()
+
+    def close(self) -> None:
+        """At once if no request is in progress, else after the response."""
+        if self._cycle is None or self._cycle.is_over:
+            self._transport.close()
+        else:
+            self._cycle.keep_alive = False
+
+    async def _serve(self, cycle: Cycle) -> None:
+        try:
+            await self._among.app(cycle.scope, cycle.receive, cycle.send)
+        except Exception as defect:
+            log.error("a response broke off: %s", describe_defect(defect))
+        finally:
+            if not cycle.is_over:  # the caller finds an end where none should be
+                self._transport.close()
+
+    # asyncio's
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # No isinstance: uvloop's transports are not asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+        self._among.opened.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._among.opened.discard(self)
+        self._writable.set()
+        if self._cycle is not None:
+            self._cycle.disconnected()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._among.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self._among.buffer[:nbytes]
+        if self._in_head or self.idle_since is not None:
+            self._received = (self._received if self._in_head else b"") + bytes(data[:_MAX_HEAD_BYTES])
+        self.idle_since = None
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # of no use to anybody here: the request has been read as any other
+        except httptools.HttpParserError:
+            self._refuse()
+            return
+        if self._in_head and len(self._received) > _MAX_HEAD_BYTES:
+            self._refuse()
+        elif self._cycle is not None and self._cycle.is_far_ahead and self._is_reading:
+            self._is_reading = False
+            self._transport.pause_reading()
+
+    # httptools'
+    def on_message_begin(self) -> None:
+        if self._cycle is not None and not self._cycle.is_over:
+            # The host does not pipeline, and of several requests only one could be told of a disconnect.
+            raise ValueError("a request before the response to the last one")
+        self._in_head = True
+        self._url = b""
+        self._headers = []
+
+    def on_url(self, part: bytes) -> None:
+        self._url += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        method = self._parser.get_method()
+        if method in _REFUSED_METHODS:
+            self._refusal = MethodNotAllowed("CONNECT and TRACE are not passed on. Nothing was sent on.")
+            raise ValueError("a method that is not passed on")
+        # An absolute-form target names a host of its own, which would be dropped.
+        if not self._url.startswith(b"/"):
+            raise ValueError("the request target is not a path")
+        target = httptools.parse_url(self._url)
+        path = target.path.decode("ascii")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": self._parser.get_http_version(),
+            "method": method.decode("ascii"),
+            "scheme": "http",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": target.path,
+            "query_string": target.query or b"",
+            "root_path": "",
+            "headers": self._headers,
+            "client": None,
+            "server": None,
+            "state": {},
+        }
+        self._cycle = Cycle(
+            self,
+            scope,
+            keep_alive=self._parser.should_keep_alive(),
+            expects_continue=any(
+                name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers
+            ),
+        )
+        task = self._loop.create_task(self._serve(self._cycle))
+        self._among.tasks.add(task)
+        task.add_done_callback(self._among.tasks.discard)
+
+    def on_body(self, piece: bytes) -> None:
+        if self._cycle is not None:
+            self._cycle.arrived(piece)
+
+    def on_message_complete(self) -> None:
+        if self._cycle is not None:
+            self._cycle.scope["state"][ARRIVED] = True
+            self._cycle.arrived_whole()
+            if self._cycle.is_over:  # the response came before the end of the request
+                self.idle_since = self._loop.time()
+
+    def _refuse(self) -> None:
+        if self._cycle is not None and not self._cycle.is_over:
+            # In the middle of a body: the handler at work learns of it as of a caller who left.
+            self._transport.abort()
+            return
+        status, headers, content = errors.render(self._refusal or _not_http())
+        head = joined(b"HTTP/1.1 %d " % status, [*headers, (b"connection", b"close")])
+        self.write(head + content)
+        self._transport.close()
+        if match := _INVOCATION_ID_LINE.search(self._received):
+            refusing = self._loop.create_task(self._among.invocations.refuse(match[1].decode("ascii")))
+            self._among.tasks.add(refusing)
+            refusing.add_done_callback(self._among.tasks.discard)
+
+
+def _not_http() -> InvalidRequest:
+    return InvalidRequest("The request line or a header is not valid HTTP/1.1. Nothing was sent on.")

@@ -1,37 +1,38 @@
-"""The worker's HTTP server: a bare ASGI app on a uvicorn configured for this job."""
+"""The worker's HTTP server: a bare ASGI app, and the connections of the Functions host to it."""
 
 import asyncio
 import logging
+import signal
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Self, cast
 
-import uvicorn
 from azurefunctions.extensions import base
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response as HttpResponse
-from starlette.types import Receive, Scope, Send
 
 from shim.answer.refusal import refuse
+from shim.asgi import Receive, Request, Response, Scope, Send
 from shim.errors import InternalError, InvalidRequest, ShimError, describe_defect
 from shim.headers import values_of
 from shim.worker import memory
 from shim.worker.invocations import Invocations
-from shim.worker.protocol import protocol_for
+from shim.worker.protocol import Connections
 
 log = logging.getLogger("shim")
 
 # The host keeps idle connections for a minute (SocketsHttpHandler.PooledConnectionIdleTimeout). If ours closed first,
 # a request could meet the close, and one with a body cannot be sent again.
-_KEEP_ALIVE_SECONDS = 150
+_KEEP_ALIVE_SECONDS = 150.0
 # How long streams in flight may run on at a shutdown.
-_DRAIN_SECONDS = 30
+_DRAIN_SECONDS = 30.0
+# Connections that wait to be accepted.
+_BACKLOG = 2048
 _INVOCATION_ID = b"x-ms-invocation-id"
 
-type Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
+type Handler = Callable[[Request], Awaitable[Response]]
 
 
 class WebApp(base.WebApp):
-    """The ASGI app between uvicorn and the runtime's one handler."""
+    """The ASGI app between the server and the runtime's one handler."""
 
     def __init__(self) -> None:
         self.invocations = Invocations()
@@ -49,12 +50,10 @@ class WebApp(base.WebApp):
         if not ids or self._handle is None:
             response = refuse(InvalidRequest("This port is the Functions host's. Call the host instead."))
         else:
-            response = await self._respond(
-                ids[0].decode("latin-1"), self._handle, HttpRequest(scope, receive)
-            )
+            response = await self._respond(ids[0].decode("latin-1"), self._handle, Request(scope, receive))
         await response(scope, receive, send)
 
-    async def _respond(self, invocation_id: str, handle: Handler, request: HttpRequest) -> HttpResponse:
+    async def _respond(self, invocation_id: str, handle: Handler, request: Request) -> Response:
         try:
             self.invocations.begin(invocation_id, request.scope["state"])
         except ShimError as repeated:
@@ -71,33 +70,49 @@ class WebApp(base.WebApp):
 
 
 class WebServer(base.WebServer):
-    """uvicorn in the worker's running loop."""
-
-    def config(self) -> uvicorn.Config:
-        app = cast("WebApp", self.web_app)
-        return uvicorn.Config(
-            app,
-            host=self.hostname,
-            port=self.port,
-            http=protocol_for(app.invocations),
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,  # the host logs every invocation
-            proxy_headers=False,  # X-Forwarded-* is the host's word on its client, of no use here
-            server_header=False,
-            date_header=False,  # upstream's own goes through, else the host's is added
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=_DRAIN_SECONDS,
-        )
+    """The server, in the worker's running loop."""
 
     async def serve(self) -> None:
+        """Until SIGTERM or SIGINT, which is then left to whoever handled it before."""
         memory.settle()
-        sweeping = asyncio.create_task(cast("WebApp", self.web_app).invocations.sweep_forever())
-        trimming = asyncio.create_task(memory.trim_forever())
+        app = cast("WebApp", self.web_app)
+        connections = Connections(app, app.invocations)
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(connections.accept, self.hostname, self.port, backlog=_BACKLOG)
+        work = [
+            loop.create_task(app.invocations.sweep_forever()),
+            loop.create_task(memory.trim_forever()),
+            loop.create_task(connections.close_idle_forever(_KEEP_ALIVE_SECONDS)),
+        ]
         try:
-            await uvicorn.Server(self.config()).serve()
+            received = await _stop_signal()
+            listener.close()
+            await connections.drain(_DRAIN_SECONDS)
         finally:
-            sweeping.cancel()
-            trimming.cancel()
+            listener.close()
+            for task in work:
+                task.cancel()
+        signal.raise_signal(received)
+
+
+async def _stop_signal() -> signal.Signals:
+    """Waits for a signal to stop. A second one is not waited for: it ends the process, responses and all."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Future[signal.Signals] = loop.create_future()
+    if threading.current_thread() is not threading.main_thread():
+        return await received  # no other thread is told of signals
+
+    def tell(number: int) -> None:
+        if not received.done():
+            received.set_result(signal.Signals(number))
+
+    # Not the loop's own handlers: whoever handled them before is to do so again.
+    before = {
+        number: signal.signal(number, lambda number, _: loop.call_soon_threadsafe(tell, number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        return await received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

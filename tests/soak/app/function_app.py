@@ -14,9 +14,7 @@ _ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(_ROOT))
 app: func.FunctionApp = runpy.run_path(str(_ROOT / "function_app.py"))["app"]
 
-from starlette.requests import Request  # noqa: E402 - where the app's packages are is known only now
-from starlette.responses import Response  # noqa: E402
-
+from shim.asgi import Request, Response  # noqa: E402 - where the app's packages are is known only now
 from shim.upstream.connection import Connection  # noqa: E402
 from shim.upstream.pool import Pool  # noqa: E402
 
