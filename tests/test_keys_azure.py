@@ -41,7 +41,6 @@ from devhost.azure.services import (
 )
 from devhost.azure.tls import client_tls, server_tls
 from devhost.azure.vault import START, Clock, Credential, VaultDouble
-from shim.keys.azure import api_management, credential, key_vault, sdk, vault_errors, writing
 from shim.keys.azure.api_management import Apim, ApimApi, ApimError, ApimService, ApimSubscription
 from shim.keys.azure.credential import SharedCredential, TokenTimeoutError
 from shim.keys.azure.key_vault import VaultSecrets
@@ -60,15 +59,6 @@ POLICIES = f"give {WHO} the secret permissions Get and List in its access polici
 ROLE = f"grant the role 'Key Vault Secrets User' on it to {WHO}"
 TENANT = f"it refused the token of {WHO}: is the vault in another tenant?"
 DELETED = "a deleted secret has this name; recover it with 'az keyvault secret recover', or purge it"
-
-
-def test_times_and_counts_are_changed_on_purpose() -> None:
-    assert (key_vault.CALL_BUDGET, key_vault.ATTEMPTS, key_vault.LOG_INTERVAL) == (5, 2, 10)
-    assert (sdk.CONNECT_TIMEOUT, sdk.READ_TIMEOUT) == (1.5, 2)
-    assert (vault_errors.RETRY_SOON, vault_errors.RETRY_LATER) == (2, 15)
-    assert (credential.TOKEN_BUDGET, credential.TOKEN_MARGIN) == (30, 300)
-    assert (api_management.CONNECT_TIMEOUT, api_management.READ_TIMEOUT) == (5, 30)
-    assert (api_management.RETRIES, writing.MAX_TAG_LENGTH) == (3, 256)
 
 
 # Key Vault's failures.
