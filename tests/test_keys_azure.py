@@ -9,6 +9,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +65,46 @@ DELETED = "a deleted secret has this name; recover it with 'az keyvault secret r
 # Key Vault's failures.
 
 
-@pytest.fixture
-async def secrets(vault: VaultDouble, credential: Credential, clock: Clock) -> AsyncIterator[WritableSecrets]:
-    opened = WritableSecrets(vault.url, credential=credential, transport=vault.transport(), clock=clock)
-    # Signed in, so that a failure can say as whom.
+@asynccontextmanager
+async def signed_in[Secrets: VaultSecrets](
+    kind: type[Secrets], vault: VaultDouble, clock: Clock
+) -> AsyncIterator[Secrets]:
+    """The vault's secrets, with a token at hand, so that a failure can say who was refused."""
+    opened = kind(vault.url, credential=vault.credential, transport=vault.transport(), clock=clock)
     await opened.get("any")
-    yield opened
-    await opened.close()
+    try:
+        yield opened
+    finally:
+        await opened.close()
 
 
 @pytest.fixture
-async def reader(vault: VaultDouble, credential: Credential, clock: Clock) -> AsyncIterator[VaultSecrets]:
-    opened = VaultSecrets(vault.url, credential=credential, transport=vault.transport(), clock=clock)
-    await opened.get("any")
-    yield opened
-    await opened.close()
+async def secrets(vault: VaultDouble, clock: Clock) -> AsyncIterator[WritableSecrets]:
+    async with signed_in(WritableSecrets, vault, clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def reader(vault: VaultDouble, clock: Clock) -> AsyncIterator[VaultSecrets]:
+    async with signed_in(VaultSecrets, vault, clock) as opened:
+        yield opened
+
+
+def requests_of(vault: VaultDouble) -> list[web.Request]:
+    """The requests that reach the vault from now on; it answers them as usual."""
+    reached: list[web.Request] = []
+
+    async def note(request: web.Request) -> web.Response:
+        await request.read()  # kept in the request, for tests to read it again
+        reached.append(request)
+        vault.fault = None
+        try:
+            return await vault.answer(request)
+        finally:
+            vault.fault = note
+
+    vault.fault = note
+    return reached
 
 
 def says(status: int, content: Any, headers: dict[str, str] | None = None) -> Fault:
@@ -318,22 +344,12 @@ async def test_two_failures_that_alternate_are_logged_once_each(
 async def test_the_vault_is_spoken_to_in_a_version_that_every_cloud_knows(
     vault: VaultDouble, secrets: WritableSecrets
 ) -> None:
-    versions: set[str] = set()
-
-    async def note(request: web.Request) -> web.Response:
-        versions.add(request.query["api-version"])
-        vault.fault = None
-        try:
-            return await vault.answer(request)
-        finally:
-            vault.fault = note
-
-    vault.fault = note
+    reached = requests_of(vault)
     await secrets.put(NAME, "x", tags={})
     await secrets.get(NAME)
     _ = [item async for item in secrets.versions(NAME)]
     _ = [item async for item in secrets.list()]
-    assert versions == {"7.6"}
+    assert {request.query["api-version"] for request in reached} == {"7.6"}
 
 
 async def test_a_client_that_could_not_be_opened_is_opened_by_the_next_call(
@@ -367,23 +383,13 @@ async def test_a_vault_that_could_not_be_opened_closes_what_it_was_given(
 async def test_a_key_is_written_with_its_tags_its_end_and_its_type(
     vault: VaultDouble, secrets: WritableSecrets
 ) -> None:
-    written: list[dict[str, Any]] = []
-
-    async def note(request: web.Request) -> web.Response:
-        written.append(await request.json())
-        vault.fault = None
-        try:
-            return await vault.answer(request)
-        finally:
-            vault.fault = note
-
-    vault.fault = note
+    reached = requests_of(vault)
     long = "é" * 257
     await secrets.put(NAME, "x", tags={"label": long, "owner": ""}, expires=START)
     await secrets.change(NAME, tags={"label": long, "note": ""})
     await secrets.change(NAME, enabled=False)
     await secrets.change(NAME, expires=START)
-    put, tagged, disabled, ended = written
+    put, tagged, disabled, ended = [await request.json() for request in reached]
     assert put["contentType"] == "application/x-subscription-key"
     assert put["value"] == "x"
     assert put["tags"] == tagged["tags"] == {"label": "é" * 256}
