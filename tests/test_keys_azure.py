@@ -49,7 +49,7 @@ from shim.keys.azure.sockets import make_socket
 from shim.keys.azure.transport import SdkTransport
 from shim.keys.azure.vault_errors import Access, VaultError, explain
 from shim.keys.azure.writing import WritableSecrets
-from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
+from tests.support.virtual_time import VirtualLoop, run_in_virtual_time, turns_until
 
 SCOPE = "https://vault.azure.net/.default"
 NAME = "apim-sub-0123456789abcdef"
@@ -874,12 +874,3 @@ def failure_of_what_hangs(
 
     run_in_virtual_time(scenario)
     return failures[0]
-
-
-async def turns_until(done: Callable[[], bool]) -> None:
-    """Lets everything go on that waits for no time to pass."""
-    for _ in range(10_000):
-        if done():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("nothing happens any more")

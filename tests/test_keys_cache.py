@@ -20,7 +20,7 @@ from shim.keys.cache import CachedKeyStore
 from shim.keys.subscription import Subscription, digest_of
 from shim.monitoring.counts import Process
 from tests.conftest import ROOT
-from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
+from tests.support.virtual_time import VirtualLoop, run_in_virtual_time, settle
 
 TTL = 300.0
 STALE = 3600.0
@@ -105,12 +105,6 @@ async def cached(
 @pytest.fixture
 def script() -> Script:
     return Script()
-
-
-async def settle() -> None:
-    """Lets tasks go on until they wait for something that a test controls."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 def unavailable(retry_after: int = 5) -> KeyStoreUnavailable:
