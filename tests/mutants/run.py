@@ -9,7 +9,6 @@ failed, or null if none did.
 """
 
 import contextlib
-import difflib
 import gc
 import importlib
 import json
@@ -173,12 +172,6 @@ def baseline(module: Path, tests: list[str], folder: Path) -> Any:
     return json.loads(file.read_text())
 
 
-def changed_lines(source: str, mutated: str) -> set[int]:
-    """The numbers of the lines of `source` that `mutated` has differently."""
-    changes = difflib.SequenceMatcher(None, source.splitlines(), mutated.splitlines(), autojunk=False)
-    return {line + 1 for tag, i, j, _, _ in changes.get_opcodes() if tag != "equal" for line in range(i, j)}
-
-
 def preload(names: list[str]) -> None:
     for name in names:
         with contextlib.suppress(Exception):
@@ -204,12 +197,11 @@ def main(folder: Path, ends: float, module: Path, tests: list[str]) -> None:
                     continue
                 if time.monotonic() > ends:
                     break
-                source = json.loads(line)["source"]
-                changed = changed_lines(original.decode(), source)
+                mutant = json.loads(line)
                 concerned = frozenset(
-                    test for test, runs in known["lines"].items() if changed.intersection(runs)
+                    test for test, runs in known["lines"].items() if not set(runs).isdisjoint(mutant["lines"])
                 )
-                module.write_text(source)
+                module.write_text(mutant["source"])
                 started = time.monotonic()
                 killer = run(tests, folder, kills, concerned, patience=patience, timeout=timeout)
                 kills.update([killer] if killer else [])
