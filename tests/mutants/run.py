@@ -120,7 +120,7 @@ def run(
     verdict.unlink(missing_ok=True)
     watch = Watch(verdict, kills, concerned, at_once=lines_of is None)
     process = multiprocessing.get_context("fork").Process(
-        target=_child, args=(tests, folder, watch, lines_of)
+        target=_child, args=(tests, folder, watch, timeout, lines_of)
     )
     process.start()
     try:
@@ -136,7 +136,7 @@ def run(
     return verdict.read_text() if verdict.exists() else f"pytest's exit code {process.exitcode}"
 
 
-def _child(tests: list[str], folder: Path, watch: Watch, lines_of: Path | None) -> None:
+def _child(tests: list[str], folder: Path, watch: Watch, timeout: float, lines_of: Path | None) -> None:
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -148,7 +148,7 @@ def _child(tests: list[str], folder: Path, watch: Watch, lines_of: Path | None) 
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     hypothesis.settings.load_profile("mutants")
     lines = Lines(lines_of) if lines_of else None
-    code = pytest.main([*OPTIONS, *tests], plugins=[watch, *filter(None, [lines])])
+    code = pytest.main([*OPTIONS, f"--timeout={timeout}", *tests], plugins=[watch, *filter(None, [lines])])
     if lines:
         others = [name for name in sys.modules if name.partition(".")[0] not in OWN]
         by_test = {test: sorted(numbers) for test, numbers in lines.by_test.items()}
