@@ -17,7 +17,7 @@ from shim.monitoring.call_log import announce
 from shim.monitoring.exporting import Telemetry
 from shim.monitoring.health import Check, Readiness
 from shim.monitoring.record import CallRecord, Meter
-from shim.settings import Settings, SettingsError
+from shim.settings import Settings, SettingsError, names_in
 from shim.upstream.choice import choose_transport, open_transport
 from shim.upstream.client import Upstream
 
@@ -108,7 +108,7 @@ class Service:
         return Check(
             "settings",
             self._check_settings,
-            f"missing or wrong: {', '.join(_names(self._problems))}; {_WHERE_TO_LOOK}",
+            f"missing or wrong: {', '.join(names_in(self._problems))}; {_WHERE_TO_LOOK}",
         )
 
     async def _check_settings(self) -> None:
@@ -116,13 +116,8 @@ class Service:
             raise Misconfigured("; ".join(self._problems))
 
 
-def _names(problems: Iterable[str]) -> list[str]:
-    """The settings that problems are about: each begins with a name, and a name gives nothing away."""
-    return sorted({problem.split()[0].rstrip(":") for problem in problems})
-
-
 def _without_values(warnings: Iterable[str]) -> list[str]:
-    return [f"{name}: {_WHERE_TO_LOOK}" for name in _names(warnings)]
+    return [f"{name}: {_WHERE_TO_LOOK}" for name in names_in(warnings)]
 
 
 def _open_upstream(settings: Settings, environ: Mapping[str, str]) -> Upstream:

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 from aiohttp import web
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 
@@ -155,6 +156,12 @@ async def serve() -> AsyncIterator[Callable[..., Any]]:
     yield start
     for runner in runners:
         await runner.cleanup()
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """Issues certificates. Nobody trusts them but the clients that a test tells to."""
+    return trustme.CA()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from shim.call import json_top_level, spool
 from shim.cli.keys import checking
 from shim.keys import cache, limits, listing, scan, vault
 from shim.keys.admin import importing
+from shim.keys.azure import api_management, credential, key_vault, sdk, vault_errors, writing
 from shim.monitoring import call_log, clients, tally, trace_export
 from shim.upstream import transport
 
@@ -49,6 +50,12 @@ BOUNDS: list[tuple[ModuleType, dict[str, object]]] = [
         },
     ),
     (vault, {"NO_DIGEST": "0" * 64}),
+    (key_vault, {"CALL_BUDGET": 5, "ATTEMPTS": 2, "LOG_INTERVAL": 10}),
+    (sdk, {"CONNECT_TIMEOUT": 1.5, "READ_TIMEOUT": 2}),
+    (vault_errors, {"RETRY_SOON": 2, "RETRY_LATER": 15}),
+    (credential, {"TOKEN_BUDGET": 30, "TOKEN_MARGIN": 300}),
+    (api_management, {"CONNECT_TIMEOUT": 5, "READ_TIMEOUT": 30, "RETRIES": 3}),
+    (writing, {"MAX_TAG_LENGTH": 256}),
     (call_log, {"MAX_LINES": 300}),
     (clients, {"MAX_MAJOR": 20}),
     (tally, {"MAX_LABELS": 1_000, "MAX_MODELS": 200, "MAX_SERIES": 4_000}),

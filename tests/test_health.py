@@ -110,12 +110,16 @@ async def test_an_upstream_that_is_down_makes_the_shim_not_ready(
 async def test_faulty_settings_are_named_to_anonymous_callers_and_never_quoted(
     http: aiohttp.ClientSession, start_host: StartHost, details: str
 ) -> None:
-    faulty = {"CORS_ORIGINS": "https://secret.contoso.com/path,https:///", "KEY_CACHE_TTL": "soon"}
+    faulty = {
+        "CORS_ORIGINS": "https://secret.contoso.com/path,https:///",
+        "KEY_CACHE_TTL": "soon",
+        "SHIM_AFTER_SUNSET": "refuse",
+    }
     status, content = await fetch(http, f"{(await start_host(**faulty, READYZ_DETAILS=details)).url}/readyz")
     reason = content["checks"][0]["reason"]
     assert (status, len(content["checks"])) == (503, 1)
     assert reason == (
-        "missing or wrong: CORS_ORIGINS, KEY_CACHE_TTL;"
+        "missing or wrong: CORS_ORIGINS, KEY_CACHE_TTL, SHIM_AFTER_SUNSET;"
         " the log says why, and so does this page with READYZ_DETAILS=true"
     )
 

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ from devhost.azure.services import (
 )
 from devhost.azure.tls import client_tls, server_tls
 from devhost.azure.vault import START, Clock, Credential, VaultDouble
-from shim.keys.azure import api_management, credential, key_vault, sdk, vault_errors, writing
 from shim.keys.azure.api_management import Apim, ApimApi, ApimError, ApimService, ApimSubscription
 from shim.keys.azure.credential import SharedCredential, TokenTimeoutError
 from shim.keys.azure.key_vault import VaultSecrets
@@ -49,7 +49,7 @@ from shim.keys.azure.sockets import make_socket
 from shim.keys.azure.transport import SdkTransport
 from shim.keys.azure.vault_errors import Access, VaultError, explain
 from shim.keys.azure.writing import WritableSecrets
-from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
+from tests.support.virtual_time import VirtualLoop, run_in_virtual_time, turns_until
 
 SCOPE = "https://vault.azure.net/.default"
 NAME = "apim-sub-0123456789abcdef"
@@ -62,33 +62,49 @@ TENANT = f"it refused the token of {WHO}: is the vault in another tenant?"
 DELETED = "a deleted secret has this name; recover it with 'az keyvault secret recover', or purge it"
 
 
-def test_times_and_counts_are_changed_on_purpose() -> None:
-    assert (key_vault.CALL_BUDGET, key_vault.ATTEMPTS, key_vault.LOG_INTERVAL) == (5, 2, 10)
-    assert (sdk.CONNECT_TIMEOUT, sdk.READ_TIMEOUT) == (1.5, 2)
-    assert (vault_errors.RETRY_SOON, vault_errors.RETRY_LATER) == (2, 15)
-    assert (credential.TOKEN_BUDGET, credential.TOKEN_MARGIN) == (30, 300)
-    assert (api_management.CONNECT_TIMEOUT, api_management.READ_TIMEOUT) == (5, 30)
-    assert (api_management.RETRIES, writing.MAX_TAG_LENGTH) == (3, 256)
-
-
 # Key Vault's failures.
 
 
-@pytest.fixture
-async def secrets(vault: VaultDouble, credential: Credential, clock: Clock) -> AsyncIterator[WritableSecrets]:
-    opened = WritableSecrets(vault.url, credential=credential, transport=vault.transport(), clock=clock)
-    # Signed in, so that a failure can say as whom.
+@asynccontextmanager
+async def signed_in[Secrets: VaultSecrets](
+    kind: type[Secrets], vault: VaultDouble, clock: Clock
+) -> AsyncIterator[Secrets]:
+    """The vault's secrets, with a token at hand, so that a failure can say who was refused."""
+    opened = kind(vault.url, credential=vault.credential, transport=vault.transport(), clock=clock)
     await opened.get("any")
-    yield opened
-    await opened.close()
+    try:
+        yield opened
+    finally:
+        await opened.close()
 
 
 @pytest.fixture
-async def reader(vault: VaultDouble, credential: Credential, clock: Clock) -> AsyncIterator[VaultSecrets]:
-    opened = VaultSecrets(vault.url, credential=credential, transport=vault.transport(), clock=clock)
-    await opened.get("any")
-    yield opened
-    await opened.close()
+async def secrets(vault: VaultDouble, clock: Clock) -> AsyncIterator[WritableSecrets]:
+    async with signed_in(WritableSecrets, vault, clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def reader(vault: VaultDouble, clock: Clock) -> AsyncIterator[VaultSecrets]:
+    async with signed_in(VaultSecrets, vault, clock) as opened:
+        yield opened
+
+
+def requests_of(vault: VaultDouble) -> list[web.Request]:
+    """The requests that reach the vault from now on; it answers them as usual."""
+    reached: list[web.Request] = []
+
+    async def note(request: web.Request) -> web.Response:
+        await request.read()  # kept in the request, for tests to read it again
+        reached.append(request)
+        vault.fault = None
+        try:
+            return await vault.answer(request)
+        finally:
+            vault.fault = note
+
+    vault.fault = note
+    return reached
 
 
 def says(status: int, content: Any, headers: dict[str, str] | None = None) -> Fault:
@@ -328,22 +344,12 @@ async def test_two_failures_that_alternate_are_logged_once_each(
 async def test_the_vault_is_spoken_to_in_a_version_that_every_cloud_knows(
     vault: VaultDouble, secrets: WritableSecrets
 ) -> None:
-    versions: set[str] = set()
-
-    async def note(request: web.Request) -> web.Response:
-        versions.add(request.query["api-version"])
-        vault.fault = None
-        try:
-            return await vault.answer(request)
-        finally:
-            vault.fault = note
-
-    vault.fault = note
+    reached = requests_of(vault)
     await secrets.put(NAME, "x", tags={})
     await secrets.get(NAME)
     _ = [item async for item in secrets.versions(NAME)]
     _ = [item async for item in secrets.list()]
-    assert versions == {"7.6"}
+    assert {request.query["api-version"] for request in reached} == {"7.6"}
 
 
 async def test_a_client_that_could_not_be_opened_is_opened_by_the_next_call(
@@ -377,23 +383,13 @@ async def test_a_vault_that_could_not_be_opened_closes_what_it_was_given(
 async def test_a_key_is_written_with_its_tags_its_end_and_its_type(
     vault: VaultDouble, secrets: WritableSecrets
 ) -> None:
-    written: list[dict[str, Any]] = []
-
-    async def note(request: web.Request) -> web.Response:
-        written.append(await request.json())
-        vault.fault = None
-        try:
-            return await vault.answer(request)
-        finally:
-            vault.fault = note
-
-    vault.fault = note
+    reached = requests_of(vault)
     long = "é" * 257
     await secrets.put(NAME, "x", tags={"label": long, "owner": ""}, expires=START)
     await secrets.change(NAME, tags={"label": long, "note": ""})
     await secrets.change(NAME, enabled=False)
     await secrets.change(NAME, expires=START)
-    put, tagged, disabled, ended = written
+    put, tagged, disabled, ended = [await request.json() for request in reached]
     assert put["contentType"] == "application/x-subscription-key"
     assert put["value"] == "x"
     assert put["tags"] == tagged["tags"] == {"label": "é" * 256}
@@ -878,12 +874,3 @@ def failure_of_what_hangs(
 
     run_in_virtual_time(scenario)
     return failures[0]
-
-
-async def turns_until(done: Callable[[], bool]) -> None:
-    """Lets everything go on that waits for no time to pass."""
-    for _ in range(10_000):
-        if done():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("nothing happens any more")

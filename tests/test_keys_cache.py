@@ -20,7 +20,7 @@ from shim.keys.cache import CachedKeyStore
 from shim.keys.subscription import Subscription, digest_of
 from shim.monitoring.counts import Process
 from tests.conftest import ROOT
-from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
+from tests.support.virtual_time import VirtualLoop, run_in_virtual_time, settle
 
 TTL = 300.0
 STALE = 3600.0
@@ -54,6 +54,13 @@ class Script:
         )
         self.held[digest] = subscription
         return subscription
+
+    def hold_many(self, count: int) -> list[str]:
+        """Holds so many good keys, and gives their digests."""
+        digests = [digest_of(f"good {number}") for number in range(count)]
+        for digest in digests:
+            self.hold(digest)
+        return digests
 
     async def find(self, digest: str) -> Subscription | None:
         self.asked.append(digest)
@@ -105,12 +112,6 @@ async def cached(
 @pytest.fixture
 def script() -> Script:
     return Script()
-
-
-async def settle() -> None:
-    """Lets tasks go on until they wait for something that a test controls."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 def unavailable(retry_after: int = 5) -> KeyStoreUnavailable:
@@ -234,9 +235,8 @@ async def test_known_key_stays_good_while_the_store_fails_and_no_longer_than_sta
 async def test_failing_store_holds_up_only_the_first_caller_after_the_ttl(
     script: Script, clock: Clock
 ) -> None:
-    others = [digest_of(f"other {number}") for number in range(20)]
-    for digest in (GOOD, *others):
-        script.hold(digest)
+    script.hold(GOOD)
+    others = script.hold_many(20)
     async with cached(script, clock) as store:
         for digest in (GOOD, *others):
             await store.find(digest)
@@ -384,9 +384,7 @@ async def test_unknown_key_that_is_tried_again_is_not_the_first_to_be_forgotten(
 async def test_memory_of_known_keys_is_bounded_and_forgets_the_least_used(
     script: Script, clock: Clock
 ) -> None:
-    first, second, third = (digest_of(f"known {number}") for number in range(3))
-    for digest in (first, second, third):
-        script.hold(digest)
+    first, second, third = script.hold_many(3)
     async with cached(script, clock, max_known=2) as store:
         for digest in (first, second, first, third):
             assert await store.find(digest)
@@ -479,9 +477,7 @@ def test_a_lookup_whose_turn_does_not_come_within_five_seconds_spends_nothing_an
 
 
 async def test_listed_keys_are_looked_up_four_at_once(script: Script, clock: Clock) -> None:
-    digests = [digest_of(f"good {number}") for number in range(10)]
-    for digest in digests:
-        script.hold(digest)
+    digests = script.hold_many(10)
     async with cached(script, clock) as store:
         await spend_budget(store)
         script.asked.clear()
@@ -499,9 +495,7 @@ async def spend_budget(store: CachedKeyStore) -> None:
 
 
 async def test_good_key_in_a_flood_is_found_by_listing_the_keys_once(script: Script, clock: Clock) -> None:
-    digests = [digest_of(f"good {number}") for number in range(60)]
-    for digest in digests:
-        script.hold(digest)
+    digests = script.hold_many(60)
     async with cached(script, clock) as store:
         await spend_budget(store)
         assert script.listed == 0
@@ -562,9 +556,7 @@ async def test_callers_wait_for_the_first_listing_and_for_no_later_one(script: S
 
 
 async def test_key_on_an_early_page_does_not_wait_for_the_last(script: Script, clock: Clock) -> None:
-    digests = sorted(digest_of(f"good {number}") for number in range(2 * PAGE))
-    for digest in digests:
-        script.hold(digest)
+    digests = sorted(script.hold_many(2 * PAGE))
     async with cached(script, clock) as store:
         await spend_budget(store)
         script.list_gate.clear()
@@ -581,8 +573,7 @@ async def test_key_on_an_early_page_does_not_wait_for_the_last(script: Script, c
 async def test_long_list_is_read_less_often_so_that_its_calls_are_few_in_the_long_run(
     script: Script, clock: Clock
 ) -> None:
-    for number in range(5000):
-        script.hold(digest_of(f"good {number}"))
+    script.hold_many(5000)
     async with cached(script, clock) as store:
         for _ in range(600):
             clock.advance(1)
@@ -773,9 +764,7 @@ class SlowScript(Script):
 async def test_a_thousand_unknown_keys_a_second_lock_no_good_key_out() -> None:
     network = Network()
     script = SlowScript(network)
-    good = [digest_of(f"good {number}") for number in range(150)]
-    for digest in [*good, *(digest_of(f"idle {number}") for number in range(4850))]:
-        script.hold(digest)
+    good = script.hold_many(5000)[:150]  # the others are idle
     async with cached(script, network, max_known=1000) as store:
         unknown: set[asyncio.Task[Subscription | None]] = set()
         tried = []
@@ -811,9 +800,7 @@ async def test_known_keys_are_refreshed_though_a_flood_has_spent_the_budget(
 
 
 async def test_good_keys_of_a_cold_start_spend_no_budget(script: Script, clock: Clock) -> None:
-    digests = [digest_of(f"good {number}") for number in range(cache.UNKNOWN_BURST * 5)]
-    for digest in digests:
-        script.hold(digest)
+    digests = script.hold_many(cache.UNKNOWN_BURST * 5)
     async with cached(script, clock, max_known=1000) as store:
         for digest in digests:
             assert await store.find(digest)
@@ -898,9 +885,7 @@ async def test_key_is_unknown_before_its_time(script: Script, clock: Clock) -> N
 
 
 async def test_refresh_begins_between_three_and_four_fifths_of_the_ttl(script: Script, clock: Clock) -> None:
-    digests = [digest_of(f"good {number}") for number in range(30)]
-    for digest in digests:
-        script.hold(digest)
+    digests = script.hold_many(30)
     async with cached(script, clock) as store:
         for digest in digests:
             await store.find(digest)
@@ -976,9 +961,7 @@ async def test_nothing_is_refreshed_once_the_store_is_closed(script: Script, clo
 
 
 async def test_background_refreshes_are_bounded(script: Script, clock: Clock) -> None:
-    digests = [digest_of(f"good {number}") for number in range(cache.MAX_REFRESHES * 2)]
-    for digest in digests:
-        script.hold(digest)
+    digests = script.hold_many(cache.MAX_REFRESHES * 2)
     async with cached(script, clock) as store:
         for digest in digests:
             await store.find(digest)
@@ -1036,9 +1019,8 @@ async def test_warming_is_the_stores(script: Script, clock: Clock) -> None:
 
 async def test_an_outage_is_over_with_the_first_answer(script: Script, clock: Clock) -> None:
     """Only while the store fails are keys good beyond their ttl."""
-    others = [digest_of("one"), digest_of("another")]
-    for digest in (GOOD, *others):
-        script.hold(digest)
+    script.hold(GOOD)
+    others = script.hold_many(2)
     async with cached(script, clock) as store:
         await store.find(GOOD)
         clock.advance(TTL - 5)

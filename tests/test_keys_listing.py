@@ -9,7 +9,7 @@ from devhost.azure.vault import Clock
 from shim.errors import KeyStoreUnavailable
 from shim.keys.listing import Listing
 from shim.keys.subscription import digest_of
-from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
+from tests.support.virtual_time import VirtualLoop, run_in_virtual_time, settle
 
 DIGESTS = [digest_of(f"key {number}") for number in range(200)]
 OTHER = digest_of("another key")
@@ -111,11 +111,6 @@ async def test_nothing_is_listed_anymore_once_it_is_closed() -> None:
     await listing.close()
     assert not await listing.finds(DIGESTS[0])
     assert store.listings == 0
-
-
-async def settle() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 async def test_what_is_no_longer_listed_is_forgotten_by_the_next_listing() -> None:

@@ -1,7 +1,14 @@
-"""What scripts/mutants is told of the code holds: a stale entry would leave a module untested, or excuse a survivor."""
+"""What scripts/mutants is told of the code holds: a stale entry would leave a module untested, or excuse a survivor.
 
+And a mutant that hangs is ended soon.
+"""
+
+import json
 import re
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,3 +38,22 @@ def test_a_survivor_is_excused_for_a_line_that_is_there_and_with_a_reason() -> N
         else:  # whichever number it is
             assert re.match(r"_?[A-Z_]+(: \w+)? = ", survivor["before"]), survivor
         assert len(survivor["reason"].split()) > 4, survivor
+
+
+def test_a_mutant_that_hangs_is_ended_by_the_timeout_of_its_test(tmp_path: Path) -> None:
+    tree, folder = tmp_path / "tree", tmp_path / "folder"
+    for part in (tree / "shim", tree / "tests", folder):
+        part.mkdir(parents=True)
+    module, test = Path("shim/module.py"), Path("tests/test_module.py")
+    (tree / module).write_text("HANGS = False\n")
+    (tree / test).write_text(
+        "import time\nfrom shim.module import HANGS\n\n\n"
+        "def test_ends():\n    while HANGS:\n        time.sleep(0.1)\n"
+    )
+    mutant = {"before": "HANGS = False", "after": "HANGS = True", "lines": [1], "source": "HANGS = True\n"}
+    (folder / "mutants.jsonl").write_text(json.dumps(mutant))
+    runner = ROOT / "tests" / "mutants" / "run.py"
+    subprocess.run([sys.executable, runner, folder, "60", module, test], cwd=tree, check=True)
+    [outcome] = [json.loads(line) for line in (folder / "outcomes.jsonl").read_text().splitlines()]
+    # Not "timeout", which is the end of the patience with all of the tests.
+    assert outcome["killer"] == "pytest's exit code 1"

@@ -10,7 +10,7 @@ from dataclasses import fields
 
 import pytest
 
-from shim.settings import Settings, SettingsError
+from shim.settings import Settings, SettingsError, names_in
 from shim.settings.retirement import Retirement
 from tests.conftest import KEY, ROOT
 
@@ -516,6 +516,16 @@ def test_faulty_settings_keep_what_could_be_read_of_pages_and_of_the_end() -> No
     assert error.retirement.sunset == 24 * 3600
     assert str(error) == "; ".join(error.problems)
     assert [problem.split()[0] for problem in error.problems] == ["KEY_CACHE_TTL", "CORS_ORIGINS:"]
+
+
+def test_the_settings_that_texts_are_about_are_named_once_each_and_without_their_values() -> None:
+    texts = [
+        "SHIM_AFTER_SUNSET=refuse needs SHIM_SUNSET",
+        "KEY_CACHE_TTL must be a number, at least 1",
+        "CORS_ORIGINS: 'https://a.example/path' is not an origin",
+        "CORS_ORIGINS: 'https:///' is not an origin",
+    ]
+    assert names_in(texts) == ["CORS_ORIGINS", "KEY_CACHE_TTL", "SHIM_AFTER_SUNSET"]
 
 
 def test_local_keys_and_a_vault_are_both_refused_in_azure_with_each_reason() -> None:

@@ -173,11 +173,6 @@ async def test_by_default_a_server_with_a_bad_certificate_is_not_talked_to(
 
 
 @pytest.fixture
-async def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
 async def transport(authority: trustme.CA) -> AsyncIterator[ShimTransport]:
     trusts = ssl.create_default_context()
     authority.configure_trust(trusts)

@@ -896,11 +896,6 @@ async def test_a_handshake_that_is_never_answered_is_a_connect_timeout(
             await send(transport, "GET", it.origin.replace("http:", "https:"), "/", [], b"", connect=0.1)
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 def server_side(authority: trustme.CA, name: str) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(name).configure_cert(context)

@@ -1,6 +1,6 @@
 """The environment, read once into one frozen `Settings`; every problem is reported at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
@@ -8,7 +8,7 @@ from shim.settings.origins import OriginPattern
 from shim.settings.reader import APIS, Api, Reader
 from shim.settings.retirement import NOT_RETIRING, Retirement, read_retirement
 
-__all__ = ["Api", "LogCalls", "Settings", "SettingsError"]
+__all__ = ["Api", "LogCalls", "Settings", "SettingsError", "names_in"]
 
 MIB = 1024 * 1024
 # The host refuses a larger body itself, with an empty 500 (azure-functions-host, EnvironmentSettingNames). Ours is
@@ -80,6 +80,14 @@ class SettingsError(Exception):
         self.cors_origins = cors_origins
         self.cors_credentials = cors_credentials
         self.retirement = retirement
+
+
+def names_in(texts: Iterable[str]) -> list[str]:
+    """The settings that problems or warnings are about, sorted. Each text begins with a name, or with `NAME=value`.
+
+    Anybody may see these: a name gives nothing away, unlike a value.
+    """
+    return sorted({text.split()[0].rstrip(":").partition("=")[0] for text in texts})
 
 
 def _setting(read: Callable[[Reader], object], *, secret: bool = False) -> Any:

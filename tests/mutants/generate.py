@@ -1,5 +1,7 @@
 """Prints the mutants of a module, one JSON object a line: the changed line before and after, and the module's text.
 
+`lines` has the numbers of the module's lines that changed.
+
 Runs in the environment of requirements-mutants.txt: python tests/mutants/generate.py shim/cors.py
 """
 
@@ -10,13 +12,14 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 
-def mutants(source: str, excluded: re.Pattern[str], equivalent: re.Pattern[str]) -> Iterator[dict[str, str]]:
+def mutants(source: str, excluded: re.Pattern[str], equivalent: re.Pattern[str]) -> Iterator[dict[str, Any]]:
     nodes = list(ast_nodes(get_ast(source)))
     seen = set()
     for name in operator_names():
@@ -31,15 +34,27 @@ def mutants(source: str, excluded: re.Pattern[str], equivalent: re.Pattern[str])
             if mutated is None or mutated in seen:
                 continue
             seen.add(mutated)
-            before, after = changed_lines(source, mutated)
-            if not equivalent.search(after):
-                yield {"before": before, "after": after, "source": mutated}
+            mutant = change(source, mutated)
+            if not equivalent.search(mutant["after"]):
+                yield mutant | {"source": mutated}
 
 
-def changed_lines(source: str, mutated: str) -> tuple[str, str]:
-    lines = list(difflib.unified_diff(source.splitlines(), mutated.splitlines(), lineterm="", n=0))[2:]
-    before, after = (" ".join(line[1:].strip() for line in lines if line[0] == sign) for sign in "-+")
-    return before, after
+def change(source: str, mutated: str) -> dict[str, Any]:
+    """The lines that differ: their text before and after, and their numbers in `source`."""
+    old, new = source.splitlines(), mutated.splitlines()
+    before: list[str] = []
+    after: list[str] = []
+    numbers: list[int] = []
+    for tag, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if tag != "equal":
+            before += old[i:j]
+            after += new[k:m]
+            numbers += range(i + 1, j + 1)
+    return {"before": _joined(before), "after": _joined(after), "lines": numbers}
+
+
+def _joined(lines: list[str]) -> str:
+    return " ".join(line.strip() for line in lines)
 
 
 def main(module: str) -> None:

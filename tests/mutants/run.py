@@ -9,7 +9,6 @@ failed, or null if none did.
 """
 
 import contextlib
-import difflib
 import gc
 import importlib
 import json
@@ -121,7 +120,7 @@ def run(
     verdict.unlink(missing_ok=True)
     watch = Watch(verdict, kills, concerned, at_once=lines_of is None)
     process = multiprocessing.get_context("fork").Process(
-        target=_child, args=(tests, folder, watch, lines_of)
+        target=_child, args=(tests, folder, watch, timeout, lines_of)
     )
     process.start()
     try:
@@ -137,7 +136,7 @@ def run(
     return verdict.read_text() if verdict.exists() else f"pytest's exit code {process.exitcode}"
 
 
-def _child(tests: list[str], folder: Path, watch: Watch, lines_of: Path | None) -> None:
+def _child(tests: list[str], folder: Path, watch: Watch, timeout: float, lines_of: Path | None) -> None:
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -149,7 +148,7 @@ def _child(tests: list[str], folder: Path, watch: Watch, lines_of: Path | None) 
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     hypothesis.settings.load_profile("mutants")
     lines = Lines(lines_of) if lines_of else None
-    code = pytest.main([*OPTIONS, *tests], plugins=[watch, *filter(None, [lines])])
+    code = pytest.main([*OPTIONS, f"--timeout={timeout}", *tests], plugins=[watch, *filter(None, [lines])])
     if lines:
         others = [name for name in sys.modules if name.partition(".")[0] not in OWN]
         by_test = {test: sorted(numbers) for test, numbers in lines.by_test.items()}
@@ -171,12 +170,6 @@ def baseline(module: Path, tests: list[str], folder: Path) -> Any:
         seconds = time.monotonic() - started
         file.write_text(json.dumps({"seconds": seconds, **json.loads((folder / "found.json").read_text())}))
     return json.loads(file.read_text())
-
-
-def changed_lines(source: str, mutated: str) -> set[int]:
-    """The numbers of the lines of `source` that `mutated` has differently."""
-    changes = difflib.SequenceMatcher(None, source.splitlines(), mutated.splitlines(), autojunk=False)
-    return {line + 1 for tag, i, j, _, _ in changes.get_opcodes() if tag != "equal" for line in range(i, j)}
 
 
 def preload(names: list[str]) -> None:
@@ -204,12 +197,11 @@ def main(folder: Path, ends: float, module: Path, tests: list[str]) -> None:
                     continue
                 if time.monotonic() > ends:
                     break
-                source = json.loads(line)["source"]
-                changed = changed_lines(original.decode(), source)
+                mutant = json.loads(line)
                 concerned = frozenset(
-                    test for test, runs in known["lines"].items() if changed.intersection(runs)
+                    test for test, runs in known["lines"].items() if not set(runs).isdisjoint(mutant["lines"])
                 )
-                module.write_text(source)
+                module.write_text(mutant["source"])
                 started = time.monotonic()
                 killer = run(tests, folder, kills, concerned, patience=patience, timeout=timeout)
                 kills.update([killer] if killer else [])

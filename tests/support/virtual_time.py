@@ -1,4 +1,7 @@
-"""An event loop whose time passes when a test says so: minutes take no time, and what is due is due exactly."""
+"""An event loop whose time passes when a test says so: minutes take no time, and what is due is due exactly.
+
+And how tests let tasks go on, in any loop, without waiting for time to pass.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,6 +19,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.now = now
         for _ in range(5):
             await asyncio.sleep(0)
+
+
+async def settle() -> None:
+    """Lets tasks go on until they wait for something that a test controls."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def turns_until(done: Callable[[], bool]) -> None:
+    """Lets everything go on that waits for no time to pass."""
+    for _ in range(10_000):
+        if done():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("nothing happens any more")
 
 
 def run_in_virtual_time(scenario: Callable[[VirtualLoop], Awaitable[None]]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from shim.cli.doctor.client import PATIENCE
 from shim.keys.azure.credential import open_credential
 from shim.keys.azure.key_vault import VaultSecrets
-from shim.settings import Settings, SettingsError
+from shim.settings import Settings, SettingsError, names_in
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncSupportsTokenInfo
@@ -53,7 +53,7 @@ class Target:
 
 def _usable_settings(environ: Mapping[str, str], error: SettingsError) -> Settings:
     """The settings without the faulty ones. Raises `error` if the rest cannot be used either."""
-    faulty = {problem.split()[0].rstrip(":").partition("=")[0] for problem in error.problems}
+    faulty = names_in(error.problems)
     good = {name: value for name, value in environ.items() if name not in faulty}
     if not good.get("KEY_VAULT_URL"):
         good["LOCAL_SUBSCRIPTION_KEYS"] = "nobody=nothing"
