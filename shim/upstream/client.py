@@ -1,17 +1,25 @@
-"""The one upstream client, and the one place where httpx's errors become the shim's."""
+"""The one upstream client, and the one place where a transport's errors become the shim's."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from functools import lru_cache
-
-import httpx
+from urllib.parse import urlsplit
 
 from shim.call.body import Body
 from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest
 from shim.errors import NO_RETRY, InvalidRequest, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from shim.headers import Headers, values_of
+from shim.upstream.wire import (
+    ConnectError,
+    LocalProtocolError,
+    ReadTimeout,
+    Transport,
+    TransportError,
+    WireRequest,
+    WireResponse,
+    origin_of,
+)
 
 # Requests with these have a length, or servers wait for one (RFC 9110, section 8.6; http.sys answers 411).
 _METHODS_WITH_CONTENT = frozenset(["POST", "PUT", "PATCH"])
@@ -20,9 +28,9 @@ _METHODS_WITH_CONTENT = frozenset(["POST", "PUT", "PATCH"])
 class UpstreamResponse:
     """A response whose head has arrived. Iterate it for the body's chunks, as they were sent; close it in any case."""
 
-    def __init__(self, response: httpx.Response, body: Body) -> None:
-        self.status = response.status_code
-        self.headers = response.headers.raw
+    def __init__(self, response: WireResponse, body: Body) -> None:
+        self.status = response.status
+        self.headers = response.headers
         self._response = response
         self._body = body
         self._read: list[bytes] = []
@@ -52,26 +60,26 @@ class UpstreamResponse:
             for chunk in self._read:
                 yield chunk
             if not self._replaced:
-                async for chunk in _stream_of(self._response):
+                async for chunk in self._response:
                     yield chunk
-        except httpx.TransportError as error:
+        except TransportError as error:
             raise UpstreamBroken(f"The APIM API broke off its response ({error}).") from error
 
     async def close(self) -> None:
         """Ends the exchange; upstream notices at once if it was not over."""
         self._body.close()
-        await _stream_of(self._response).aclose()
+        await self._response.aclose()
 
 
 class Upstream:
-    """Sends requests to the APIM API by way of any httpx transport. Times are in seconds.
+    """Sends requests to the APIM API by way of a transport. Times are in seconds.
 
     `idle_timeout` is the silence that a response's body may have, 0 for any.
     """
 
     def __init__(
         self,
-        transport: httpx.AsyncBaseTransport,
+        transport: Transport,
         *,
         connect_timeout: float,
         first_byte_timeout: float,
@@ -79,7 +87,8 @@ class Upstream:
     ) -> None:
         self._transport = transport
         self._first_byte_timeout = first_byte_timeout
-        self._timeouts = httpx.Timeout(None, connect=connect_timeout, read=idle_timeout or None).as_dict()
+        self._connect_timeout = connect_timeout
+        self._read_timeout = idle_timeout or None
 
     @property
     def connections(self) -> dict[str, int]:
@@ -124,60 +133,71 @@ class Upstream:
 
         Raises UpstreamUnreachable, UpstreamTimeout or UpstreamBroken.
         """
-        at = httpx.URL(url)
         try:
-            response = await self._transport.handle_async_request(
-                httpx.Request(
-                    "GET", at, headers=[(b"host", at.netloc)], extensions={"timeout": self._timeouts}
-                )
+            response = await self._transport.send(
+                self._request("GET", url, urlsplit(url).path or "/", [], b"")
             )
-        except httpx.TransportError as error:
+        except TransportError as error:
             self._raise_translated(error)
             raise
-        await _stream_of(response).aclose()
+        await response.aclose()
 
     async def _reach(
         self, request: UpstreamRequest, content: bytes | None, clock: asyncio.Timeout
-    ) -> httpx.Response:
+    ) -> WireResponse:
         """Retries once if connecting failed: nothing was sent."""
         try:
-            return await self._transport.handle_async_request(self._prepare(request, content, clock))
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            return await self._transport.handle_async_request(self._prepare(request, content, clock))
+            return await self._transport.send(self._prepare(request, content, clock))
+        except ConnectError:
+            return await self._transport.send(self._prepare(request, content, clock))
 
     def _prepare(
         self, request: UpstreamRequest, content: bytes | None, clock: asyncio.Timeout
-    ) -> httpx.Request:
-        url = _url(request.origin)
-        headers = [(b"host", url.netloc), *request.headers]
+    ) -> WireRequest:
+        headers = request.headers
         if not values_of(headers, b"content-length"):
             if content is None:
-                headers.append((b"transfer-encoding", b"chunked"))
+                headers = [*headers, (b"transfer-encoding", b"chunked")]
             elif content or request.method in _METHODS_WITH_CONTENT:
-                headers.append((b"content-length", b"%d" % len(content)))
-        return httpx.Request(
-            request.method,
-            url,
-            headers=headers,
-            stream=self._upload(request, clock) if content is None else httpx.ByteStream(content),
-            extensions={"target": request.target.encode("ascii"), "timeout": self._timeouts},
+                headers = [*headers, (b"content-length", b"%d" % len(content))]
+        body = self._upload(request.body, clock) if content is None else content
+        return self._request(request.method, request.origin, request.target, headers, body)
+
+    def _request(
+        self, method: str, url: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> WireRequest:
+        """`url` names the origin."""
+        origin = origin_of(url)
+        return WireRequest(
+            method,
+            origin,
+            target.encode("ascii"),
+            [(b"host", origin.authority), *headers],
+            body,
+            self._connect_timeout,
+            self._read_timeout,
         )
 
-    def _upload(self, request: UpstreamRequest, clock: asyncio.Timeout) -> httpx.AsyncByteStream:
-        return _Upload(request.body, clock, self._first_byte_timeout)
+    async def _upload(self, body: Body, clock: asyncio.Timeout) -> AsyncIterator[bytes]:
+        """The request's body as it arrives. Until it has, upstream cannot be late with its response."""
+        loop = asyncio.get_running_loop()
+        async for chunk in body:
+            yield chunk
+            if not clock.expired() and clock.when() is not None:
+                clock.reschedule(loop.time() + self._first_byte_timeout)
 
     def _raise_translated(self, error: BaseException) -> None:
-        """Says in the shim's words what httpx or a clock has raised, and nothing of all else."""
+        """Says in the shim's words what a transport or a clock has raised, and nothing of all else."""
         match error:
-            case httpx.LocalProtocolError():
+            case LocalProtocolError():
                 raise InvalidRequest(f"The call could not be sent on: {error}.") from error
-            case httpx.ConnectError() | httpx.ConnectTimeout():
+            case ConnectError():
                 raise UpstreamUnreachable(
                     "The APIM API could not be reached, and nothing was sent to it. Try again shortly."
                 ) from error
-            case TimeoutError() | httpx.TimeoutException():
+            case TimeoutError() | ReadTimeout():
                 raise self._timed_out() from error
-            case httpx.TransportError():
+            case TransportError():
                 raise UpstreamBroken(
                     f"The connection to the APIM API broke before it answered ({error}). Try again."
                 ) from error
@@ -189,30 +209,3 @@ class Upstream:
             # The model may well have run: SDKs that repeat the call on a 504 would have it run, and billed, again.
             headers=[NO_RETRY],
         )
-
-
-class _Upload(httpx.AsyncByteStream):
-    """The request's body as it arrives. Until it has, upstream cannot be late with its response."""
-
-    def __init__(self, body: Body, clock: asyncio.Timeout, seconds: float) -> None:
-        self._body = body
-        self._clock = clock
-        self._seconds = seconds
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        loop = asyncio.get_running_loop()
-        async for chunk in self._body:
-            yield chunk
-            if not self._clock.expired() and self._clock.when() is not None:
-                self._clock.reschedule(loop.time() + self._seconds)
-
-
-def _stream_of(response: httpx.Response) -> httpx.AsyncByteStream:
-    """The body's bytes as they came: httpx's own iterators count and may decode them."""
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    return response.stream
-
-
-@lru_cache(maxsize=8)  # the settings name two at most
-def _url(origin: str) -> httpx.URL:
-    return httpx.URL(origin)

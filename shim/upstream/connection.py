@@ -10,7 +10,6 @@ import ssl
 from collections.abc import AsyncIterator
 from typing import Protocol, cast
 
-import httpx
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from shim.headers import Headers
@@ -18,6 +17,7 @@ from shim.upstream import framing
 from shim.upstream.exchange import Exchange, StaleConnectionError
 from shim.upstream.tcp import Tcp
 from shim.upstream.tls import said_close_notify
+from shim.upstream.wire import LocalProtocolError, RemoteProtocolError, WriteError
 
 # Of the head of a response, and of what may stand between the pieces of its body. Services behind gateways send long
 # headers (content-security-policy, say).
@@ -146,15 +146,15 @@ class Connection(asyncio.BufferedProtocol):
             await self._drain()
         # Else its rest would be taken for the next request on this connection, or the next request for its rest.
         if length:
-            raise httpx.LocalProtocolError("the body is not as long as its Content-Length")
+            raise LocalProtocolError("the body is not as long as its Content-Length")
 
     def _write(self, data: bytes) -> None:
-        """Raises httpx.WriteError if upstream has closed: asyncio's own errors then are of no one type.
+        """Raises WriteError if upstream has closed: asyncio's own errors then are of no one type.
 
         No `writelines`: before Python 3.13.2 asyncio's knows no back-pressure (CVE-2024-12254).
         """
         if self._transport is None or self._transport.is_closing():
-            raise httpx.WriteError("it closed the connection")
+            raise WriteError("it closed the connection")
         self._transport.write(data)
 
     def _write_at_once(self, data: bytes) -> None:
@@ -276,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
         accepted = not self._counts_acknowledgements or self._has_taken_some()
         self.close()
         exchange.end(
-            StaleConnectionError(reason, accepted=accepted) if stale else httpx.RemoteProtocolError(reason)
+            StaleConnectionError(reason, accepted=accepted) if stale else RemoteProtocolError(reason)
         )
 
     # httptools'

@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-import httpx
-
 from shim.headers import Headers
+from shim.upstream.wire import ReadTimeout, RemoteProtocolError
 
 # Of a response that is read more slowly than it arrives; each connection in use holds that much and one read more.
 _READ_AHEAD_BYTES = 64 * 1024
@@ -19,7 +18,7 @@ class Carrier(Protocol):
     def read_on(self) -> None: ...
 
 
-class StaleConnectionError(httpx.RemoteProtocolError):
+class StaleConnectionError(RemoteProtocolError):
     """A connection that had been used before ended without a byte in response to this request.
 
     `accepted` says whether upstream may have taken any of the request.
@@ -30,7 +29,7 @@ class StaleConnectionError(httpx.RemoteProtocolError):
         self.accepted = accepted
 
 
-class Exchange(httpx.AsyncByteStream):
+class Exchange:
     """A request on its way, and its response. `answered` is done once the response's head has arrived.
 
     Iterated over, it gives the body as it arrives; pieces that arrived together come as one. Closed before the end, it
@@ -56,7 +55,7 @@ class Exchange(httpx.AsyncByteStream):
         self._silence: asyncio.TimerHandle | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Raises httpx.TransportError if the response does not come to its end."""
+        """Raises TransportError if the response does not come to its end."""
         while True:
             if self._pieces:
                 yield self._take()
@@ -100,16 +99,24 @@ class Exchange(httpx.AsyncByteStream):
             self._silence = self._loop.call_at(due, self._check_silence)
         elif self._connection is not None:
             self._connection.close()
-            self.end(httpx.ReadTimeout(f"it sent nothing for {self._read_timeout:g} s"))
+            self.end(ReadTimeout(f"it sent nothing for {self._read_timeout:g} s"))
 
     @property
     def is_far_ahead(self) -> bool:
         return self._size > _READ_AHEAD_BYTES
 
-    def raise_if_broken(self) -> None:
-        """What came together with the head has ended the response before anything of its body: that is no response."""
-        if self._error is not None and not self._pieces:
-            raise self._error
+    async def begun(self) -> None:
+        """Waits for the head of the response. Raises TransportError, and has closed the exchange then.
+
+        What came together with the head may have ended the response before anything of its body: that is no response.
+        """
+        try:
+            await self.answered
+            if self._error is not None and not self._pieces:
+                raise self._error
+        except BaseException:
+            self.close()
+            raise
 
     # What the connection reports.
     def begin(self, status: int, headers: Headers) -> None:
