@@ -11,7 +11,6 @@ from shim.asgi import Request, Response
 from shim.cors import Cors
 from shim.errors import Misconfigured
 from shim.keys import open_key_store
-from shim.keys.admin.importing import import_keys
 from shim.monitoring import health
 from shim.monitoring.call_log import announce
 from shim.monitoring.exporting import Telemetry
@@ -88,6 +87,9 @@ class Service:
 
     async def import_keys(self) -> None:
         """Brings APIM's keys into the vault. Raises ApimError or VaultError, whose reasons name no key."""
+        # Only now: what it takes would be 3 % of every cold start.
+        from shim.keys.admin.importing import import_keys
+
         if self._settings is not None:
             await import_keys(self._settings)
 

@@ -23,8 +23,8 @@ from devhost.azure.faults import PRINCIPAL, Fault, error, forbidden, throttled
 from devhost.azure.services import RESOURCE_ID, SERVICE, Azure, Subscribed
 from shim.__main__ import app
 from shim.cli.session import Dependencies
-from shim.keys import open_secrets
 from shim.keys.admin.inventory import KeyRecord
+from shim.keys.admin.opening import open_secrets
 from shim.keys.subscription import Subscription, digest_of
 from tests.conftest import ROOT
 from tests.support.key_commands import PREFIX, Keys, azure_by_the_wall_clock, keys_of, name_of

@@ -16,7 +16,8 @@ import pytest
 from devhost.azure.services import RESOURCE_ID, Azure, Subscribed, running_azure
 from devhost.azure.vault import Clock, Credential, VaultDouble
 from shim.errors import KeyStoreUnavailable
-from shim.keys import open_key_store, open_secrets
+from shim.keys import open_key_store
+from shim.keys.admin.opening import open_secrets
 from shim.keys.azure.key_vault import VaultSecrets
 from shim.keys.azure.vault_errors import VaultError
 from shim.keys.store import KeyStore
@@ -162,7 +163,8 @@ async def test_an_operator_waits_half_a_minute_for_a_call_and_a_caller_of_the_sh
 
 OPENERS = """
 import asyncio, gc, os, socket
-from shim.keys import open_apim, open_key_store, open_secrets
+from shim.keys import open_key_store
+from shim.keys.admin.opening import open_apim, open_secrets
 from shim.settings import Settings
 
 def assert_the_loop_alone_closes_sockets():

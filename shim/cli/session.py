@@ -14,8 +14,8 @@ import typer
 
 from shim.cli.local_settings import environment
 from shim.errors import describe_defect
-from shim.keys import open_apim, open_secrets
 from shim.keys.admin.inventory import Inventory, NoSuchKeyError
+from shim.keys.admin.opening import open_apim, open_secrets
 from shim.keys.azure.api_management import Apim, ApimError
 from shim.keys.azure.vault_errors import Fault, VaultError
 from shim.keys.azure.writing import WritableSecrets

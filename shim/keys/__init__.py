@@ -4,9 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from shim.keys.azure.api_management import Apim
 from shim.keys.azure.key_vault import VaultSecrets
-from shim.keys.azure.writing import WritableSecrets
 from shim.keys.cache import CachedKeyStore
 from shim.keys.local import LocalKeyStore
 from shim.keys.scan import ScanKeyStore
@@ -15,9 +13,6 @@ from shim.keys.subscription import Subscription, digest_of
 from shim.keys.vault import VaultKeyStore
 from shim.monitoring.counts import Process
 from shim.settings import Settings
-
-# Seconds for one call that no request waits for: the Azure CLI alone may take five for a token.
-OPERATOR_BUDGET = 30.0
 
 
 def open_key_store(
@@ -55,30 +50,6 @@ def open_key_store(
         clock=clock,
         now=now,
         process=process,
-    )
-
-
-def open_secrets(settings: Settings) -> WritableSecrets | None:
-    """The settings' vault, for writing; None where they name none. Connects to nothing until its first call."""
-    if settings.key_vault_url is None:
-        return None
-    return WritableSecrets(
-        settings.key_vault_url,
-        in_azure=settings.in_azure,
-        client_id=settings.azure_client_id,
-        budget=OPERATOR_BUDGET,
-    )
-
-
-def open_apim(settings: Settings) -> Apim | None:
-    """The settings' APIM service; None where they name none."""
-    if settings.apim_resource_id is None:
-        return None
-    return Apim(
-        settings.apim_resource_id,
-        resource_manager_url=settings.azure_resource_manager_url,
-        in_azure=settings.in_azure,
-        client_id=settings.azure_client_id,
     )
 
 

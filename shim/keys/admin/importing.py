@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-from shim.keys import open_apim, open_secrets
 from shim.keys.admin.inventory import REVOKED, Inventory, KeyRecord, timestamp
+from shim.keys.admin.opening import open_apim, open_secrets
 from shim.keys.azure.api_management import MASTER, Apim, ApimSubscription
 from shim.keys.azure.writing import MAX_TAG_LENGTH, WritableSecrets
 from shim.keys.subscription import digest_of
