@@ -1,17 +1,17 @@
-"""A request and its response as the app sees them: ASGI's, without a framework.
+"""A request and its response as the app sees them.
 
-https://asgi.readthedocs.io/en/latest/specs/www.html. Starlette's own take 10 ms of a cold start (bench/NOTES.md).
+A request is ASGI's (https://asgi.readthedocs.io/en/latest/specs/www.html). A response is not: ASGI's `send` must be
+awaited for each piece of a body, which costs as much as what it does (bench/NOTES.md).
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from shim.headers import Headers
 
 type Scope = MutableMapping[str, Any]
 type Message = MutableMapping[str, Any]
 type Receive = Callable[[], Awaitable[Message]]
-type Send = Callable[[Message], Awaitable[None]]
 
 
 class HeaderMap(Mapping[str, str]):
@@ -48,6 +48,31 @@ class Request:
         self.headers = HeaderMap(scope["headers"])
 
 
+class Outlet(Protocol):
+    """Where a response goes: once begun, its body in pieces, and then its end.
+
+    To a caller who has left nothing is sent, and nobody need ask.
+    """
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether more can be taken at once."""
+        ...
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """Raises ValueError for what HTTP cannot say."""
+
+    def write(self, body: bytes) -> bool:
+        """Whether `is_writable` still holds; else `drain` waits for it. Raises ValueError as `begin` does."""
+        ...
+
+    async def drain(self) -> None:
+        """Waits until the caller has taken enough of what was written."""
+
+    def end(self) -> None:
+        """Raises ValueError as `begin` does."""
+
+
 class Response:
     """What an HTTP function returns: sent with exactly these headers."""
 
@@ -60,6 +85,8 @@ class Response:
     def headers(self) -> HeaderMap:
         return HeaderMap(self.raw_headers)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+    async def send(self, outlet: Outlet) -> None:
+        outlet.begin(self.status_code, self.raw_headers)
+        if self.body:
+            outlet.write(self.body)
+        outlet.end()

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from shim.asgi import Message, Send
+from shim.asgi import Outlet
 from shim.headers import Headers, values_of
 
 # A comment line (https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation).
@@ -18,34 +18,32 @@ _EVENT_ENDS = (b"\n\n", b"\n\r\n")
 class EventStream:
     """Knows where in the stream it is, so that a heartbeat never falls into the middle of an event."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, outlet: Outlet) -> None:
         self.beats = 0
-        self._send = send
+        self._outlet = outlet
         self._tail = b"\n\n"
-        self._lock = asyncio.Lock()
-        self._sent_at = asyncio.get_running_loop().time()
+        self._now = asyncio.get_running_loop().time
+        self._sent_at = self._now()
 
-    async def send(self, message: Message) -> None:
-        async with self._lock:
-            await self._send(message)
-        self._tail = (self._tail + message["body"][-3:])[-3:]
-        self._sent_at = asyncio.get_running_loop().time()
+    def write(self, chunk: bytes) -> bool:
+        """Whether the outlet can take more at once."""
+        self._tail = chunk[-3:] if len(chunk) > 2 else (self._tail + chunk)[-3:]
+        self._sent_at = self._now()
+        return self._outlet.write(chunk)
 
     async def beat(self, interval: float) -> None:
         """Fills silences of `interval` seconds, the one before the first event sooner."""
-        loop = asyncio.get_running_loop()
         silence = min(interval, _FIRST_BEAT_SECONDS)
         while True:
-            await asyncio.sleep(max(0.0, self._sent_at + silence - loop.time()))
-            if loop.time() < self._sent_at + silence:
+            await asyncio.sleep(max(0.0, self._sent_at + silence - self._now()))
+            if self._now() < self._sent_at + silence:
                 silence = interval
                 continue
-            if self._tail.endswith(_EVENT_ENDS) and not self._lock.locked():
-                async with self._lock:
-                    await self._send({"type": "http.response.body", "body": _HEARTBEAT, "more_body": True})
+            if self._tail.endswith(_EVENT_ENDS) and self._outlet.is_writable:
+                self._outlet.write(_HEARTBEAT)
                 self.beats += 1
             silence = interval
-            self._sent_at = loop.time()
+            self._sent_at = self._now()
 
 
 def is_event_stream(headers: Headers) -> bool:

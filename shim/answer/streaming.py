@@ -4,12 +4,13 @@ import asyncio
 from contextlib import suppress
 
 from shim.answer.events import EventStream, is_event_stream
-from shim.asgi import Receive, Response, Scope, Send
+from shim.asgi import Outlet, Response
 from shim.call.caller import Caller
 from shim.errors import CallerGone, UpstreamFailed
 from shim.headers import Headers
 from shim.monitoring.record import CallRecord
 from shim.upstream.client import UpstreamResponse
+from shim.upstream.wire import Write
 
 
 class StreamedResponse(Response):
@@ -33,19 +34,17 @@ class StreamedResponse(Response):
         self._heartbeat = heartbeat
         self._record = record
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def send(self, outlet: Outlet) -> None:
         """If upstream dies, the response stays unfinished: the server then cuts the connection, for all to see."""
         code = reason = ""
         try:
             with self._caller.cancelling():
-                await send(
-                    {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-                )
+                outlet.begin(self.status_code, self.raw_headers)
                 if self._heartbeat and is_event_stream(self.raw_headers):
-                    await self._send_with_heartbeats(send)
+                    await self._relay_with_heartbeats(outlet)
                 else:
-                    await self._send_body(send)
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    await self._relay(outlet.write, outlet)
+                outlet.end()
         except CallerGone as gone:
             code = gone.code  # nobody is left to tell
         except UpstreamFailed as error:
@@ -54,17 +53,22 @@ class StreamedResponse(Response):
             self._record.end(code, reason)
             await self._upstream.close()
 
-    async def _send_body(self, send: Send) -> None:
-        async for chunk in self._upstream:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            self._record.passed(chunk)
+    async def _relay(self, write: Write, outlet: Outlet) -> None:
+        passed = self._record.passed
 
-    async def _send_with_heartbeats(self, send: Send) -> None:
+        def pass_on(chunk: bytes) -> bool:
+            is_writable = write(chunk)
+            passed(chunk)
+            return is_writable
+
+        await self._upstream.relay(pass_on, outlet.drain)
+
+    async def _relay_with_heartbeats(self, outlet: Outlet) -> None:
         """The body of server-sent events, long silences filled with heartbeats."""
-        events = EventStream(send)
+        events = EventStream(outlet)
         beating = asyncio.create_task(events.beat(self._heartbeat))
         try:
-            await self._send_body(events.send)
+            await self._relay(events.write, outlet)
         finally:
             beating.cancel()
             with suppress(asyncio.CancelledError):

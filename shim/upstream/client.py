@@ -12,12 +12,14 @@ from shim.errors import NO_RETRY, InvalidRequest, UpstreamBroken, UpstreamTimeou
 from shim.headers import Headers, values_of
 from shim.upstream.wire import (
     ConnectError,
+    Drain,
     LocalProtocolError,
     ReadTimeout,
     Transport,
     TransportError,
     WireRequest,
     WireResponse,
+    Write,
     origin_of,
 )
 
@@ -26,7 +28,7 @@ _METHODS_WITH_CONTENT = frozenset(["POST", "PUT", "PATCH"])
 
 
 class UpstreamResponse:
-    """A response whose head has arrived. Iterate it for the body's chunks, as they were sent; close it in any case."""
+    """A response whose head has arrived. Relay its body, as it was sent; close it in any case."""
 
     def __init__(self, response: WireResponse, body: Body) -> None:
         self.status = response.status
@@ -37,16 +39,18 @@ class UpstreamResponse:
         self._replaced = False
 
     async def read(self, limit: int) -> bytes | None:
-        """The whole body if it has no more than `limit` bytes; what was read is still there to be iterated over."""
+        """The whole body if it has no more than `limit` bytes; what was read is still there to be relayed."""
         read: list[bytes] = []
         size = 0
         try:
-            async for chunk in self:
+            async for chunk in self._response:
                 read.append(chunk)
                 size += len(chunk)
                 if size > limit:
                     return None
             return b"".join(read)
+        except TransportError as error:
+            raise _broken_off(error) from error
         finally:
             self._read = read
 
@@ -54,16 +58,16 @@ class UpstreamResponse:
         """Another response in place of upstream's."""
         self.status, self.headers, self._read, self._replaced = status, headers, [content], True
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Raises UpstreamBroken when upstream dies before the end, or falls silent for too long."""
-        try:
-            for chunk in self._read:
-                yield chunk
-            if not self._replaced:
-                async for chunk in self._response:
-                    yield chunk
-        except TransportError as error:
-            raise UpstreamBroken(f"The APIM API broke off its response ({error}).") from error
+    async def relay(self, write: Write, drain: Drain) -> None:
+        """Writes the body as it arrives. Raises UpstreamBroken when upstream dies, or falls silent for too long."""
+        for chunk in self._read:
+            if not write(chunk):
+                await drain()
+        if not self._replaced:
+            try:
+                await self._response.relay(write, drain)
+            except TransportError as error:
+                raise _broken_off(error) from error
 
     async def close(self) -> None:
         """Ends the exchange; upstream notices at once if it was not over."""
@@ -209,3 +213,7 @@ class Upstream:
             # The model may well have run: SDKs that repeat the call on a 504 would have it run, and billed, again.
             headers=[NO_RETRY],
         )
+
+
+def _broken_off(error: TransportError) -> UpstreamBroken:
+    return UpstreamBroken(f"The APIM API broke off its response ({error}).")

@@ -216,7 +216,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self._overhead > _MAX_HEAD_BYTES:
             self._fail(exchange, f"the head of its response has more than {_MAX_HEAD_BYTES} bytes")
         else:
-            exchange.wake()
+            exchange.deliver()
             if exchange.is_far_ahead and self._reading and self._transport is not None:
                 self._reading = False
                 self._transport.pause_reading()

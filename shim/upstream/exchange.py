@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from shim.headers import Headers
-from shim.upstream.wire import ReadTimeout, RemoteProtocolError
+from shim.upstream.wire import Drain, ReadTimeout, RemoteProtocolError, WireResponse, Write
 
 # Of a response that is read more slowly than it arrives; each connection in use holds that much and one read more.
 _READ_AHEAD_BYTES = 64 * 1024
@@ -29,7 +29,7 @@ class StaleConnectionError(RemoteProtocolError):
         self.accepted = accepted
 
 
-class Exchange:
+class Exchange(WireResponse):
     """A request on its way, and its response. `answered` is done once the response's head has arrived.
 
     Iterated over, it gives the body as it arrives; pieces that arrived together come as one. Closed before the end, it
@@ -49,6 +49,7 @@ class Exchange:
         self._pieces: list[bytes] = []
         self._size = 0
         self._arrived: asyncio.Future[None] | None = None
+        self._write: Write | None = None
         self._error: Exception | None = None
         self._read_timeout = read_timeout
         self._waiting_since = 0.0
@@ -65,6 +66,24 @@ class Exchange:
                 return
             else:
                 await self._arrival()
+
+    async def relay(self, write: Write, drain: Drain) -> None:
+        """Writes each piece in the same turn of the loop in which it arrives, as long as `write` takes it at once."""
+        while True:
+            if self._pieces:
+                if not write(self._take()):
+                    await drain()
+            elif self._error is not None:
+                raise self._error
+            elif self._connection is None:
+                return
+            else:
+                self._write = write
+                try:
+                    await self._arrival()
+                finally:
+                    self._write = None
+                await drain()
 
     async def aclose(self) -> None:
         self.close()
@@ -128,7 +147,26 @@ class Exchange:
         self._pieces.append(piece)
         self._size += len(piece)
 
-    def wake(self) -> None:
+    def deliver(self) -> None:
+        """What has been added so far is all that came together."""
+        if self._write is not None and self._pieces and self._relayed(self._write):
+            self._waiting_since = self._loop.time()
+        else:
+            self._wake()
+
+    def _relayed(self, write: Write) -> bool:
+        """Whether what has arrived is written, and more can be at once."""
+        try:
+            is_writable = write(self._take())
+        except Exception as defect:  # it belongs to whoever relays, not to the connection
+            if self._arrived is not None and not self._arrived.done():
+                self._arrived.set_exception(defect)
+            return True
+        if not is_writable:
+            self._write = None  # until it has been drained
+        return is_writable
+
+    def _wake(self) -> None:
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
 
@@ -143,4 +181,4 @@ class Exchange:
             self.answered.set_exception(error)
         if self.upload is not None and self.upload is not asyncio.current_task(self._loop):
             self.upload.cancel()
-        self.wake()
+        self._wake()

@@ -9,7 +9,7 @@ import httpx
 
 from shim.headers import Headers
 from shim.upstream import wire
-from shim.upstream.wire import WireRequest
+from shim.upstream.wire import WireRequest, WireResponse
 
 # The first that fits: some are of the others' kinds.
 _ERRORS: tuple[tuple[type[httpx.TransportError], type[wire.TransportError]], ...] = (
@@ -53,7 +53,7 @@ class HttpxTransport:
         await self._carrier.aclose()
 
 
-class HttpxResponse:
+class HttpxResponse(WireResponse):
     def __init__(self, response: httpx.Response) -> None:
         self.status = response.status_code
         self.headers: Headers = response.headers.raw

@@ -1,12 +1,16 @@
 """What a transport carries, and what can go wrong on the way. Errors have the names that httpx gives to the same."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from shim.headers import Headers
+
+# Takes a piece of a body, and says whether it can take the next at once; else `drain` waits until it can.
+type Write = Callable[[bytes], bool]
+type Drain = Callable[[], Awaitable[None]]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -73,6 +77,12 @@ class WireResponse(Protocol):
     headers: Headers
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def relay(self, write: Write, drain: Drain) -> None:
+        """Writes the body as it arrives. Raises TransportError, and what `write` raises."""
+        async for piece in self:
+            if not write(piece):
+                await drain()
 
     async def aclose(self) -> None:
         """Ends the exchange; upstream notices at once if it was not over."""

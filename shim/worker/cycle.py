@@ -1,7 +1,4 @@
-"""One request and its response, as ASGI has them.
-
-https://asgi.readthedocs.io/en/latest/specs/www.html
-"""
+"""One request and its response, on the connection that carries them."""
 
 from __future__ import annotations
 
@@ -23,6 +20,8 @@ _BODILESS = frozenset([204, 304])
 class Wire(Protocol):
     """The connection, as far as a request needs it."""
 
+    @property
+    def is_writable(self) -> bool: ...
     def write(self, data: bytes) -> None: ...
     async def drain(self) -> None: ...
     def read_on(self) -> None: ...
@@ -30,7 +29,7 @@ class Wire(Protocol):
 
 
 class Cycle:
-    """A request as it arrives, and its response as it is sent. `is_over` says that the response is complete.
+    """A request as it arrives, and the outlet of its response. `is_over` says that the response is complete.
 
     `is_gone` says that the caller disconnected before that. `keep_alive` is whether the connection may serve another
     request after this one; `expects_continue` whether the caller waits for a word before it sends the body.
@@ -69,22 +68,15 @@ class Cycle:
         self._drop()
         return {"type": "http.request", "body": body, "more_body": not self._has_all}
 
-    async def send(self, message: Message) -> None:
-        """Waits while the caller is slower than the response. Raises ValueError for what HTTP cannot say."""
-        await self._wire.drain()
-        if self.is_gone:
-            return
-        if message["type"] == "http.response.start":
-            self._begin(message["status"], message["headers"])
-            return
-        if body := message["body"]:
-            self._send_body(body)
-        if not message["more_body"]:
-            self._end()
+    @property
+    def is_writable(self) -> bool:
+        return self._wire.is_writable
 
-    def _begin(self, status: int, headers: Headers) -> None:
+    async def drain(self) -> None:
+        await self._wire.drain()
+
+    def begin(self, status: int, headers: Headers) -> None:
         framing: Headers = []
-        self._is_chunked = False
         if self.scope["method"] != "HEAD" and status not in _BODILESS:
             lengths = values_of(headers, b"content-length")
             if lengths:
@@ -97,7 +89,7 @@ class Cycle:
         self._has_begun = True
         self._wire.write(joined(_status_line(status), headers + framing))
 
-    def _send_body(self, body: bytes) -> None:
+    def write(self, body: bytes) -> bool:
         if self._is_chunked:
             self._wire.write(b"%x\r\n%b\r\n" % (len(body), body))
         elif self.scope["method"] != "HEAD":
@@ -105,13 +97,14 @@ class Cycle:
             if self._left < 0:
                 raise ValueError("the response is longer than its Content-Length")
             self._wire.write(body)
+        return self._wire.is_writable
 
-    def _end(self) -> None:
+    def end(self) -> None:
         if self._left:
             raise ValueError("the response is shorter than its Content-Length")
         if self._is_chunked:
             self._wire.write(b"0\r\n\r\n")
-        self.is_over = True
+        self.is_over = not self.is_gone
         self._drop()  # what nobody has read would keep the connection from reading on
         self._wake()
         self._wire.finish(self)

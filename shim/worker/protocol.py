@@ -16,7 +16,6 @@ from urllib.parse import unquote
 import httptools
 
 from shim import errors
-from shim.asgi import Receive, Scope, Send
 from shim.errors import InvalidRequest, MethodNotAllowed, ShimError, describe_defect
 from shim.headers import Headers, joined
 from shim.worker.cycle import Cycle
@@ -32,7 +31,7 @@ _MAX_HEAD_BYTES = 64 * 1024
 _READ_BYTES = 240 * 1024
 _INVOCATION_ID_LINE = re.compile(rb"^x-ms-invocation-id:[ \t]*([0-9A-Za-z-]{1,64})[ \t]*\r?$", re.I | re.M)
 
-type App = Callable[[Scope, Receive, Send], Awaitable[None]]
+type App = Callable[[Cycle], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -79,8 +78,8 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = loop
         self._among = among
         self._parser = httptools.HttpRequestParser(self)
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self.is_writable = True
+        self._writable: asyncio.Event | None = None
         self._is_reading = True
         self._cycle: Cycle | None = None
         self._in_head = False
@@ -96,7 +95,8 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(data)
 
     async def drain(self) -> None:
-        if not self._writable.is_set():
+        if not self.is_writable:
+            self._writable = self._writable or asyncio.Event()
             await self._writable.wait()
 
     def read_on(self) -> None:
@@ -121,7 +121,7 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _serve(self, cycle: Cycle) -> None:
         try:
-            await self._among.app(cycle.scope, cycle.receive, cycle.send)
+            await self._among.app(cycle)
         except Exception as defect:
             log.error("a response broke off: %s", describe_defect(defect))
         finally:
@@ -136,15 +136,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._among.opened.discard(self)
-        self._writable.set()
+        self.resume_writing()
         if self._cycle is not None:
             self._cycle.disconnected()
 
     def pause_writing(self) -> None:
-        self._writable.clear()
+        self.is_writable = False
 
     def resume_writing(self) -> None:
-        self._writable.set()
+        self.is_writable = True
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._among.buffer

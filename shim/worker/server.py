@@ -1,4 +1,4 @@
-"""The worker's HTTP server: a bare ASGI app, and the connections of the Functions host to it."""
+"""The worker's HTTP server: the app behind it, and the connections of the Functions host to it."""
 
 import asyncio
 import logging
@@ -10,10 +10,11 @@ from typing import Self, cast
 from azurefunctions.extensions import base
 
 from shim.answer.refusal import refuse
-from shim.asgi import Receive, Request, Response, Scope, Send
+from shim.asgi import Request, Response
 from shim.errors import InternalError, InvalidRequest, ShimError, describe_defect
 from shim.headers import values_of
 from shim.worker import memory
+from shim.worker.cycle import Cycle
 from shim.worker.invocations import Invocations
 from shim.worker.protocol import Connections
 
@@ -32,7 +33,7 @@ type Handler = Callable[[Request], Awaitable[Response]]
 
 
 class WebApp(base.WebApp):
-    """The ASGI app between the server and the runtime's one handler."""
+    """The app between the server and the runtime's one handler."""
 
     def __init__(self) -> None:
         self.invocations = Invocations()
@@ -45,13 +46,15 @@ class WebApp(base.WebApp):
     def get_app(self) -> Self:
         return self
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ids = values_of(scope["headers"], _INVOCATION_ID)
+    async def __call__(self, cycle: Cycle) -> None:
+        ids = values_of(cycle.scope["headers"], _INVOCATION_ID)
         if not ids or self._handle is None:
             response = refuse(InvalidRequest("This port is the Functions host's. Call the host instead."))
         else:
-            response = await self._respond(ids[0].decode("latin-1"), self._handle, Request(scope, receive))
-        await response(scope, receive, send)
+            response = await self._respond(
+                ids[0].decode("latin-1"), self._handle, Request(cycle.scope, cycle.receive)
+            )
+        await response.send(cycle)
 
     async def _respond(self, invocation_id: str, handle: Handler, request: Request) -> Response:
         try:
