@@ -1,6 +1,7 @@
 """The query as the APIM API wants it. Pure."""
 
 import re
+from functools import lru_cache
 from urllib.parse import quote, unquote_plus
 
 from shim.settings import Api
@@ -13,6 +14,8 @@ _DATED = re.compile(r"\d{4}-\d{2}-\d{2}")
 _MAX_ENCODINGS = 4
 
 
+# Of at most 8 KB each, the host's limit; most callers send few queries, again and again.
+@lru_cache(maxsize=128)
 def for_upstream(query: str, *, dialect: Api, api: Api, default_version: str) -> str:
     """The caller's parameters for the API of kind `api`, less any key.
 

@@ -102,6 +102,7 @@ def _path(call: Call, api: Api, deployment: str | None) -> str:
     return f"/deployments/{_encoded(deployment)}{call.operation}"
 
 
+@lru_cache(maxsize=128)
 def _encoded(deployment: str) -> str:
     if len(deployment) > _MAX_MODEL_LENGTH:
         raise InvalidRequest(f"`model` has more than {_MAX_MODEL_LENGTH} characters.")

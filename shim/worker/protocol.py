@@ -219,7 +219,8 @@ class Connection(asyncio.BufferedProtocol):
                 name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers
             ),
         )
-        task = self._loop.create_task(self._serve(self._cycle))
+        # Eagerly: it has a way to go before it has to wait, and can begin without a turn of the loop.
+        task = asyncio.Task(self._serve(self._cycle), loop=self._loop, eager_start=True)
         self._among.tasks.add(task)
         task.add_done_callback(self._among.tasks.discard)
 
