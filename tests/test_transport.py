@@ -43,6 +43,7 @@ from shim.upstream.wire import (
     origin_of,
 )
 from tests.support.memory import traced
+from tests.support.transports import pieces
 
 MIB = 1024 * 1024
 # Nothing here takes as long, but where a busy machine makes it.
@@ -194,11 +195,6 @@ async def received(
     async with peer(serve) as it, asyncio.timeout(PATIENCE):
         await whole(await send(transport, method, it.origin, target, headers, body))
         return got.replace(it.origin.removeprefix("http://").encode(), b"HOST")
-
-
-async def pieces(*contents: bytes) -> AsyncIterator[bytes]:
-    for content in contents:
-        yield content
 
 
 async def test_a_request_goes_out_as_it_is(transport: Transport) -> None:
