@@ -55,7 +55,6 @@ type Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[No
 
 # What stock httpx does otherwise, by test or case.
 DIFFERENCES = {
-    "test_a_body_that_belies_its_length_is_cut": "sends what the body has of it, and reports h11's error as another",
     "test_what_could_pass_for_something_else_is_not_sent[POST-/-headers7]": "sends the head before it counts the body",
     "test_an_answer_that_is_none_is_refused[a folded header]": "unfolds it",
     "test_an_answer_that_is_none_is_refused[two framings]": "chunked counts",
