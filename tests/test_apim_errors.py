@@ -5,7 +5,6 @@ import json
 import zlib
 from typing import Any
 
-import httpx
 import pytest
 
 from shim.answer import models
@@ -19,7 +18,7 @@ from shim.headers import Headers
 from shim.settings import Settings
 from shim.upstream.client import Upstream, UpstreamResponse
 from shim.upstream.transport import ShimTransport
-from tests.test_transport import Arriving, pieces
+from tests.support.transports import MadeUp, pieces
 
 JSON = (b"content-type", b"application/json")
 ASKED = FailedCall("POST", "/files", None, None)
@@ -192,10 +191,7 @@ async def clarified(
         raise AssertionError("the caller has sent all")
 
     caller = Caller(receive)
-    response = UpstreamResponse(
-        httpx.Response(status, headers=headers, stream=Arriving(pieces(content))),
-        Body(caller, caller.body()),
-    )
+    response = UpstreamResponse(MadeUp(status, headers, pieces(content)), Body(caller, caller.body()))
     upstream = Upstream(ShimTransport(), connect_timeout=1, first_byte_timeout=5, idle_timeout=0)
     method, path = call.split(" ")
     await clarify_error(

@@ -12,11 +12,9 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import httpx
 import pytest
 
 from shim.app import Shim, answer
@@ -27,7 +25,9 @@ from shim.monitoring.record import CallRecord, Meter
 from shim.settings import Settings
 from shim.settings.retirement import Retirement
 from shim.upstream.client import Upstream
+from shim.upstream.wire import ConnectError, Transport, WireRequest, WireResponse
 from tests.conftest import APP_ORIGIN, KEY
+from tests.support.transports import MadeUp, Scripted, Unconnected, body_of, pieces
 
 SECRET = "quoted-by-the-exception"
 REQUEST_ID = "the-callers-own-id"
@@ -44,8 +44,8 @@ class BrokenStore:
     async def close(self) -> None: ...
 
 
-class BrokenTransport(httpx.AsyncBaseTransport):
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+class BrokenTransport(Unconnected):
+    async def send(self, request: WireRequest) -> WireResponse:
         raise KeyError(f"{SECRET} {request.headers}")
 
 
@@ -54,24 +54,9 @@ class OneKey(BrokenStore):
         return Subscription(digest, KEY, "team-a")
 
 
-class TooManyHeaders(httpx.AsyncBaseTransport):
-    """Sends a head that the Functions host would not take."""
-
-    def __init__(self) -> None:
-        self.stream = Watched()
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, headers={f"x-{n}": "x" * 1000 for n in range(100)}, stream=self.stream)
-
-
-class Watched(httpx.AsyncByteStream):
-    closed = False
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield b"never read"
-
-    async def aclose(self) -> None:
-        self.closed = True
+def too_many_headers() -> MadeUp:
+    """A head that the Functions host would not take."""
+    return MadeUp(200, [(b"x-%d" % n, b"x" * 1000) for n in range(100)], pieces(b"never read"))
 
 
 SETTINGS = Settings.from_environment(
@@ -84,7 +69,7 @@ SETTINGS = Settings.from_environment(
 
 
 async def answered(
-    store: BrokenStore, transport: httpx.AsyncBaseTransport | None = None, meter: Meter | None = None
+    store: BrokenStore, transport: Transport | None = None, meter: Meter | None = None
 ) -> Response:
     """The response to a call, where the key store and the transport are as given."""
     settings = SETTINGS
@@ -148,29 +133,27 @@ async def test_a_defect_is_a_500_and_logged_by_type_and_place_alone(
 
 async def test_upstreams_response_is_closed_when_its_head_cannot_go_on() -> None:
     """Or its connection would wait for a reader for ever."""
-    transport = TooManyHeaders()
-    response = await answered(OneKey(), transport)
+    sent = too_many_headers()
+    response = await answered(OneKey(), Scripted(sent))
     assert response.status_code == 502
-    assert transport.stream.closed
+    assert sent.closed == 1
 
 
 @pytest.mark.parametrize(
     ("transport", "status", "code"),
-    [(BrokenTransport(), 500, "internal_error"), (TooManyHeaders(), 502, "upstream_head_too_large")],
+    [
+        (BrokenTransport(), 500, "internal_error"),
+        (Scripted(too_many_headers()), 502, "upstream_head_too_large"),
+    ],
     ids=["a defect", "a refusal"],
 )
 async def test_a_call_that_the_shim_itself_answers_is_counted_with_its_code(
-    transport: httpx.AsyncBaseTransport, status: int, code: str
+    transport: Transport, status: int, code: str
 ) -> None:
     over: list[CallRecord] = []
     response = await answered(OneKey(), transport, Meter([over.append]))
     assert response.headers["x-request-id"] == REQUEST_ID
     assert [(record.status, record.code, record.label) for record in over] == [(status, code, "team-a")]
-
-
-class Unreachable(httpx.AsyncBaseTransport):
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("nobody there")
 
 
 def a_large_call(size: int) -> Request:
@@ -200,8 +183,9 @@ def a_large_call(size: int) -> Request:
 
 async def test_large_bodies_of_calls_that_failed_take_no_room_from_later_ones() -> None:
     """All bodies together may take 256 MiB: the fourth would find no room."""
+    unreachable = Scripted(ConnectError("nobody there"))
     shim = Shim(
-        SETTINGS, OneKey(), Upstream(Unreachable(), connect_timeout=1, first_byte_timeout=1, idle_timeout=0)
+        SETTINGS, OneKey(), Upstream(unreachable, connect_timeout=1, first_byte_timeout=1, idle_timeout=0)
     )
     for _ in range(4):
         response = await answer(
@@ -213,11 +197,11 @@ async def test_large_bodies_of_calls_that_failed_take_no_room_from_later_ones() 
 class Journey:
     """What a call has touched, in the order in which it did: as key store, as transport and as the caller's body."""
 
-    def __init__(self, answer: httpx.Response | None = None) -> None:
+    def __init__(self, answer: MadeUp | None = None) -> None:
         self.touched: list[str] = []
-        self.asked: list[httpx.Request] = []
+        self.asked: list[WireRequest] = []
         self.over: list[CallRecord] = []
-        self._answer = answer or httpx.Response(200, content=b"{}")
+        self._answer = answer or MadeUp(body=pieces(b"{}"))
 
     def store(self, *, knows_key: bool) -> BrokenStore:
         journey = self
@@ -229,16 +213,13 @@ class Journey:
 
         return Store()
 
-    def transport(self) -> httpx.AsyncBaseTransport:
-        journey = self
+    def transport(self) -> Transport:
+        async def reply(request: WireRequest) -> WireResponse:
+            self.touched.append("upstream")
+            self.asked.append(request)
+            return self._answer
 
-        class Transport(httpx.AsyncBaseTransport):
-            async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-                journey.touched.append("upstream")
-                journey.asked.append(request)
-                return journey._answer
-
-        return Transport()
+        return Scripted(reply)
 
     def receive(self, body: bytes) -> Any:
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -440,8 +421,7 @@ async def test_what_a_call_asks_for_is_known_by_the_time_it_is_over(
     journey = Journey()
     response = await sent.through(journey, replace(SETTINGS, **settings))
     assert response.status_code == 200
-    async for _ in journey.asked[0].stream:  # type: ignore[union-attr]
-        """As a transport does."""
+    await body_of(journey.asked[0])  # as a transport reads it
     await response({"type": "http"}, journey.receive(b""), _sent_nowhere)
     (record,) = journey.over
     assert {name: getattr(record, name) for name in known} == known
@@ -455,7 +435,7 @@ async def test_headers_that_the_host_would_refuse_are_dropped_and_named_to_the_o
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     odd = [(b"x-city", "Zürich".encode()), (b"x-ok", b"yes"), (b"x-bell", b"\x07")]
-    journey = Journey(httpx.Response(200, headers=odd, content=b"{}"))
+    journey = Journey(MadeUp(200, odd, pieces(b"{}")))
     sent = Sent(headers=(("api-key", KEY), ("x-request-id", REQUEST_ID)))
     response = await sent.through(journey, SETTINGS)
     assert response.headers["x-ok"] == "yes"
@@ -507,7 +487,6 @@ async def test_a_body_goes_upstream_naming_the_deployment_and_the_record_keeps_t
     settings = replace(SETTINGS, apim_api="v1", model_deployments={"gpt-4o": "prod"})
     response = await Sent(body=b'{"model": "gpt-4o", "n":1}').through(journey, settings)
     [asked] = journey.asked
-    pieces = [piece async for piece in asked.stream]  # type: ignore[union-attr]
-    assert b"".join(pieces) == b'{"model": "prod", "n":1}'
+    assert b"".join(await body_of(asked)) == b'{"model": "prod", "n":1}'
     await response({"type": "http"}, journey.receive(b""), _sent_nowhere)
     assert [record.model for record in journey.over] == ["gpt-4o"]

@@ -6,11 +6,13 @@ fails.
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ from tests.conftest import ROOT
 # those above it.
 LAYERS = [
     {"headers"},
-    {"errors", "settings"},
+    {"asgi", "errors", "settings"},
     {"monitoring"},
     {"cors", "keys"},
     {"auth"},
@@ -34,7 +36,7 @@ LAYERS = [
 LEVELS = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 
 # Which files and folders may import a library.
-PLACES = {
+PLACES: dict[str, set[str]] = {
     "azure.functions": {"function_app"},
     "azurefunctions": {"worker.extension", "worker.server"},
     "azure_functions_runtime": {"worker.invocations"},
@@ -53,21 +55,24 @@ PLACES = {
     "azure.mgmt": {"keys.azure"},
     "typer": {"cli", "__main__"},
     "rich": {"cli"},
-    "httpx": {"upstream", "cli.doctor"},
+    "httpx": {"upstream.through_httpx", "cli.doctor"},
     "aiohappyeyeballs": {"upstream.transport", "keys.azure.sockets"},
-    "httptools": {"upstream.connection"},
+    "h11": {"upstream.through_httpx"},
+    "httptools": {"upstream.connection", "worker.protocol"},
     "aiohttp": {"keys.azure.transport"},
-    "uvicorn": {"worker"},
+    # Nowhere: a part of either is a part of each cold start.
+    "uvicorn": set(),
+    "starlette": set(),
     "multipart": {"call.body", "call.model_in_form"},
 }
 FILES = sorted([ROOT / "function_app.py", *(ROOT / "shim").rglob("*.py")])
 PURE = {
-    "answer.apim_errors", "answer.head", "answer.models", "answer.retirement", "call.json_top_level",
+    "answer.apim_errors", "answer.head", "answer.models", "answer.retirement", "asgi", "call.json_top_level",
     "call.model_in_form", "call.model_in_json", "call.operations", "call.parse", "call.paths", "call.query",
     "call.rewrite", "call.routes", "call.splice", "cors", "headers", "settings.origins", "settings.retirement",
     "monitoring.clients", "monitoring.counts", "monitoring.operation", "monitoring.tracing",
     "monitoring.usage",
-    "cli.usage.query", "cli.usage.report",
+    "cli.usage.query", "cli.usage.report", "upstream.wire",
 }  # fmt: skip
 INPUT_OUTPUT = {
     "asyncio",
@@ -150,7 +155,7 @@ def test_rules_do_no_input_or_output(module: str, file: Path) -> None:
 
 def test_the_house_stays_small_enough_to_find_ones_way_in() -> None:
     entries = [path for path in (ROOT / "shim").iterdir() if path.name != "__pycache__"]
-    assert len(entries) <= 16
+    assert len(entries) <= 17
     for file in FILES:
         source = file.read_text()
         assert source.count("\n") <= 320, f"{file} is too long"
@@ -165,28 +170,68 @@ def test_nothing_deployed_imports_what_is_not() -> None:
             assert name.split(".")[0] not in {"devhost", "tests", "bench"}
 
 
-def test_importing_the_app_loads_nothing_that_only_operators_or_the_vault_need() -> None:
-    # As in Azure, where these are not installed. (httpx imports rich for its own command line where it can.)
-    script = """
-import json, os, sys
+def in_a_process_of_its_own(script: str, **settings: str) -> Any:
+    """What `script` prints, as JSON, in an app with these settings."""
+    least = {
+        "APIM_BASE_URL": "https://a.example/openai",
+        "KEY_VAULT_URL": "https://v.vault.azure.net",
+        "APIM_RESOURCE_ID": "/subscriptions/s/resourceGroups/g/providers/Microsoft.ApiManagement/service/a",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env={"PATH": os.environ["PATH"], **least, **settings},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+# Without typer and rich, as in Azure. (Stock httpx imports rich for its own command line where it can.)
+LOADED = """
+import json, sys
 sys.modules.update(typer=None, rich=None)
-os.environ.update(
-    APIM_BASE_URL="https://a.example/openai",
-    KEY_VAULT_URL="https://v.vault.azure.net",
-    APIM_RESOURCE_ID="/subscriptions/s/resourceGroups/g/providers/Microsoft.ApiManagement/service/a",
-)
 import function_app
 print(json.dumps([name for name, module in sys.modules.items() if module]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+
+
+def test_importing_the_app_loads_nothing_that_only_operators_the_vault_or_another_server_need() -> None:
     unwanted = (
-        "typer", "rich", "shim.cli", "azure.core", "azure.identity", "azure.keyvault", "azure.mgmt",
-        "azure.monitor", "opentelemetry",
+        "typer", "rich", "click", "shim.cli", "azure.core", "azure.identity", "azure.keyvault", "azure.mgmt",
+        "azure.monitor", "opentelemetry", "httpx", "httpcore", "h11", "anyio", "uvicorn", "starlette",
     )  # fmt: skip
     prefixes = tuple(f"{name}." for name in unwanted)
-    assert [name for name in json.loads(done.stdout) if f"{name}.".startswith(prefixes)] == []
+    assert [name for name in in_a_process_of_its_own(LOADED) if f"{name}.".startswith(prefixes)] == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("UPSTREAM_TRANSPORT", "httpx"), ("HTTPS_PROXY", "http://proxy.example:3128")]
+)
+def test_httpx_is_loaded_at_the_start_where_it_carries_the_calls(setting: str, value: str) -> None:
+    """Not by the first call, which would wait for it."""
+    loaded = in_a_process_of_its_own(LOADED, **{setting: value})
+    assert "httpx" in loaded
+    assert {"uvicorn", "starlette"} & set(loaded) == set()
+
+
+def test_the_collector_is_off_while_the_app_is_imported_and_on_as_soon_as_it_serves() -> None:
+    script = """
+import gc, json, sys
+imported, collections = [], []
+gc.callbacks.append(lambda phase, _: collections.append(phase))
+sys.addaudithook(lambda event, given: imported.append((given[0], gc.isenabled())) if event == "import" else None)
+collections.clear()
+import function_app
+afterwards, found = gc.isenabled(), list(collections)
+from shim.worker import memory
+memory.settle()
+collecting = [name for name, enabled in imported if enabled]
+print(json.dumps({
+    "collecting": collecting, "imported": len(imported), "collections": found, "then": afterwards,
+    "serving": gc.isenabled(),
+}))
+"""
+    told = in_a_process_of_its_own(script)
+    assert told.pop("imported") > 100
+    assert told == {"collecting": ["function_app"], "collections": [], "then": False, "serving": True}
 
 
 @pytest.mark.static

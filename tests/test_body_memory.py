@@ -6,7 +6,6 @@ A response may stream for minutes, and an instance holds a hundred of them: thei
 import asyncio
 from collections.abc import Iterable
 
-import httpx
 import pytest
 
 from shim.asgi import Message, Receive
@@ -16,21 +15,23 @@ from shim.call.rewrite import UpstreamRequest
 from shim.call.spool import SpoolSpace
 from shim.headers import Headers
 from shim.upstream.client import Upstream, UpstreamResponse
+from shim.upstream.wire import WireRequest, WireResponse
 from tests.support.memory import traced
+from tests.support.transports import MadeUp, Scripted, Unconnected, pieces
 
 MIB = 1024 * 1024
 SPACE = 100 * MIB
 JSON: Headers = [(b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")]
 
 
-class Answering(httpx.AsyncBaseTransport):
+class Answering(Unconnected):
     """Takes whatever is sent, keeps nothing of it, and answers with a body that would stream for a long time."""
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        assert isinstance(request.stream, httpx.AsyncByteStream)
-        async for _ in request.stream:
-            pass
-        return httpx.Response(200, stream=httpx.ByteStream(b"first"))
+    async def send(self, request: WireRequest) -> WireResponse:
+        if not isinstance(request.body, bytes):
+            async for _ in request.body:
+                pass
+        return MadeUp(body=pieces(b"first"))
 
 
 @pytest.mark.parametrize(("size", "calls"), [(48 * 1024, 64), (4 * MIB, 2)], ids=["sent whole", "streamed"])
@@ -54,18 +55,10 @@ async def test_what_was_read_is_let_go_while_the_response_streams(size: int, cal
         await response.close()
 
 
-class Refusing(httpx.AsyncBaseTransport):
-    """Answers before it has taken anything."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return httpx.Response(413, stream=httpx.ByteStream(b"too much"))
-
-
 async def test_what_upstream_did_not_want_is_let_go_with_its_response() -> None:
-    upstream, space = (
-        Upstream(Refusing(), connect_timeout=1, first_byte_timeout=5, idle_timeout=0),
-        SpoolSpace(SPACE),
-    )
+    refusing = Scripted(MadeUp(413, body=pieces(b"too much")))  # before it has taken anything
+    upstream = Upstream(refusing, connect_timeout=1, first_byte_timeout=5, idle_timeout=0)
+    space = SpoolSpace(SPACE)
     caller = Caller(staying(asyncio.Event(), [b'{"input": "', b"x" * 4 * MIB, b'", "model": "m"}']))
     before = space.free
     body = await open_body(JSON, caller, model="required", max_bytes=SPACE, space=space)

@@ -7,14 +7,15 @@ import asyncio
 import ssl
 import time
 
-import httpx
 import pytest
 import trustme
 
 from shim.settings import Settings
 from shim.upstream.choice import Choice, choose_transport, open_transport
 from shim.upstream.client import Upstream
+from shim.upstream.through_httpx import HttpxTransport
 from shim.upstream.transport import ShimTransport
+from shim.upstream.wire import ConnectError, Transport, origin_of
 from tests.test_transport import GOOD, answering, get, peer, send, server_side, whole
 
 PROXY = "http://user:hunter2@proxy.example:3128"
@@ -87,9 +88,9 @@ def test_a_proxys_password_shows_in_no_repr() -> None:
     assert "hunter2" not in repr(choose({"HTTPS_PROXY": PROXY}))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("shim", ShimTransport), ("httpx", httpx.AsyncHTTPTransport)])
+@pytest.mark.parametrize(("name", "kind"), [("shim", ShimTransport), ("httpx", HttpxTransport)])
 async def test_the_transport_of_that_name_is_opened_with_the_trust_that_is_given(
-    name: str, kind: type[httpx.AsyncBaseTransport]
+    name: str, kind: type[Transport]
 ) -> None:
     authority, trust = trustme.CA(), ssl.create_default_context()
     authority.configure_trust(trust)
@@ -97,7 +98,7 @@ async def test_the_transport_of_that_name_is_opened_with_the_trust_that_is_given
         trusting, doubting = open_transport(Choice(name), verify=trust), open_transport(Choice(name))
         assert isinstance(trusting, kind)
         assert await get(trusting, upstream.origin) == (200, b"ok")
-        with pytest.raises(httpx.ConnectError):
+        with pytest.raises(ConnectError):
             await get(doubting, upstream.origin)
         await trusting.aclose()
         await doubting.aclose()
@@ -134,7 +135,7 @@ async def test_through_a_proxy_a_call_arrives_as_it_is_and_the_proxy_learns_no_m
     authority.configure_trust(trust)
     target = "/openai/a%2Fb//c?d=%20e"
     async with peer(serve, server_side(authority, "127.0.0.1") if secure else None) as api, peer(proxy) as it:
-        host = httpx.URL(api.origin).netloc
+        host = origin_of(api.origin).authority
         choice = Choice("httpx", "a proxy", it.origin.replace("http://", "http://user:hunter2@"))
         transport = open_transport(choice, verify=trust)
         async with asyncio.timeout(5):

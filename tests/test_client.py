@@ -1,9 +1,8 @@
 """What goes to the transport, which of its errors become which of the shim's, and when a response is late."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 
 from shim.asgi import Message
@@ -22,25 +21,21 @@ from shim.errors import (
 from shim.headers import Headers
 from shim.upstream.client import Upstream, UpstreamResponse
 from shim.upstream.transport import ShimTransport
+from shim.upstream.wire import (
+    ConnectError,
+    ConnectTimeout,
+    LocalProtocolError,
+    Origin,
+    ReadTimeout,
+    RemoteProtocolError,
+    Transport,
+    TransportError,
+    WireRequest,
+    WireResponse,
+    WriteError,
+)
+from tests.support.transports import MadeUp, Scripted, body_of, pieces
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
-from tests.test_transport import Arriving, pieces
-
-type Reply = Callable[[httpx.Request], Awaitable[httpx.Response]]
-
-
-class Scripted(httpx.AsyncBaseTransport):
-    """Answers each request with the next of its replies, the last again and again."""
-
-    def __init__(self, *replies: httpx.Response | Exception | Reply) -> None:
-        self.replies = list(replies)
-        self.requests: list[httpx.Request] = []
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        if isinstance(reply, Exception):
-            raise reply
-        return reply if isinstance(reply, httpx.Response) else await reply(request)
 
 
 class Sending:
@@ -59,23 +54,16 @@ class Sending:
         return {"type": "http.request", "body": chunk, "more_body": bool(self.chunks)}
 
 
-class Closing(Arriving):
-    closed = 0
-
-    async def aclose(self) -> None:
-        self.closed += 1
+def response(*body: bytes, status: int = 200) -> MadeUp:
+    return MadeUp(status, [(b"a", b"1")], pieces(*body))
 
 
-def response(*body: bytes, status: int = 200) -> httpx.Response:
-    return httpx.Response(status, headers=[(b"a", b"1")], stream=Closing(pieces(*body)))
-
-
-def upstream(transport: httpx.AsyncBaseTransport, idle: float = 0) -> Upstream:
+def upstream(transport: Transport, idle: float = 0) -> Upstream:
     return Upstream(transport, connect_timeout=3, first_byte_timeout=5, idle_timeout=idle)
 
 
 async def call(
-    transport: httpx.AsyncBaseTransport,
+    transport: Transport,
     method: str = "GET",
     headers: Headers | None = None,
     content: bytes | None = None,
@@ -113,9 +101,10 @@ async def test_a_request_has_the_host_first_and_one_header_that_frames_its_body(
     await call(transport, method, [(b"b", b"2"), *given], content)
     [request] = transport.requests
     assert request.method == method
-    assert request.headers.raw == [(b"host", b"a.example:8443"), (b"b", b"2"), *framing]
-    assert request.extensions["target"] == b"/x?y=%20"
-    assert request.url == "https://a.example:8443"
+    assert request.headers == [(b"host", b"a.example:8443"), (b"b", b"2"), *framing]
+    assert request.target == b"/x?y=%20"
+    assert request.origin == Origin("https", "a.example", 8443, b"a.example:8443")
+    assert b"".join(await body_of(request)) == (content or b"")
 
 
 @pytest.mark.parametrize(("idle", "read"), [(0, None), (300, 300)])
@@ -124,23 +113,24 @@ async def test_times_are_handed_on_and_no_idle_timeout_is_any_silence(
 ) -> None:
     transport = Scripted(response())
     await call(transport, idle=idle)
-    timeout = transport.requests[0].extensions["timeout"]
-    assert timeout == {"connect": 3, "read": read, "write": None, "pool": None}
+    [request] = transport.requests
+    assert (request.connect_timeout, request.read_timeout) == (3, read)
 
 
 # What each becomes, after how many attempts, and what the caller is to do.
 ERRORS: list[tuple[Exception, type[ShimError], int, str]] = [
-    (httpx.LocalProtocolError("no"), InvalidRequest, 1, "The call could not be sent on: no."),
-    (httpx.ConnectError("no"), UpstreamUnreachable, 2, "nothing was sent to it. Try again shortly."),
-    (httpx.ConnectTimeout("no"), UpstreamUnreachable, 2, "nothing was sent to it. Try again shortly."),
+    (LocalProtocolError("no"), InvalidRequest, 1, "The call could not be sent on: no."),
+    (ConnectError("no"), UpstreamUnreachable, 2, "nothing was sent to it. Try again shortly."),
+    (ConnectTimeout("no"), UpstreamUnreachable, 2, "nothing was sent to it. Try again shortly."),
     (
-        httpx.ReadTimeout("no"),
+        ReadTimeout("no"),
         UpstreamTimeout,
         1,
         '5 s. For responses that take longer, stream ("stream": true),',
     ),
-    (httpx.ReadError("no"), UpstreamBroken, 1, "broke before it answered (no). Try again."),
-    (httpx.RemoteProtocolError("no"), UpstreamBroken, 1, "broke before it answered (no). Try again."),
+    (RemoteProtocolError("no"), UpstreamBroken, 1, "broke before it answered (no). Try again."),
+    (WriteError("no"), UpstreamBroken, 1, "broke before it answered (no). Try again."),
+    (TransportError("no"), UpstreamBroken, 1, "broke before it answered (no). Try again."),
 ]
 
 
@@ -162,7 +152,7 @@ async def test_an_error_of_the_transport_becomes_one_of_the_shims(
 
 
 async def test_a_connection_that_failed_once_is_tried_again() -> None:
-    transport = Scripted(httpx.ConnectError("no"), response(status=201))
+    transport = Scripted(ConnectError("no"), response(status=201))
     assert (await call(transport)).status == 201
     assert len(transport.requests) == 2
 
@@ -186,9 +176,9 @@ async def test_a_response_may_be_replaced() -> None:
 async def test_a_response_that_breaks_off_is_broken() -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b"a"
-        raise httpx.ReadError("reset")
+        raise RemoteProtocolError("reset")
 
-    answer = await call(Scripted(httpx.Response(200, stream=Closing(broken()))))
+    answer = await call(Scripted(MadeUp(body=broken())))
     with pytest.raises(UpstreamBroken, match="reset"):
         await answer.read(10)
 
@@ -198,11 +188,11 @@ async def test_a_check_asks_without_a_key_and_closes_the_response_whatever_it_is
     transport = Scripted(answer)
     await upstream(transport).check("https://a.example:8443/openai")
     [request] = transport.requests
-    assert (request.method, request.headers.raw) == ("GET", [(b"host", b"a.example:8443")])
-    assert request.url.raw_path == b"/openai"
-    assert request.extensions["timeout"]["connect"] == 3
-    assert isinstance(answer.stream, Closing)
-    assert answer.stream.closed == 1
+    assert (request.method, request.headers) == ("GET", [(b"host", b"a.example:8443")])
+    assert request.origin == Origin("https", "a.example", 8443, b"a.example:8443")
+    assert (request.target, request.body) == (b"/openai", b"")
+    assert request.connect_timeout == 3
+    assert answer.closed == 1
 
 
 async def test_connections_are_counted_where_the_transport_counts_them() -> None:
@@ -211,8 +201,8 @@ async def test_connections_are_counted_where_the_transport_counts_them() -> None
     assert counted == {"opened": 0, "reused": 0, "stale": 0, "repeated": 0}
 
 
-async def _never(_: httpx.Request) -> httpx.Response:
-    return await asyncio.Future[httpx.Response]()
+async def _never(_: WireRequest) -> WireResponse:
+    return await asyncio.Future[WireResponse]()
 
 
 def test_no_response_within_the_time_is_a_timeout_that_is_not_to_be_repeated() -> None:
@@ -235,11 +225,11 @@ def test_an_error_that_stalls_is_a_timeout_and_its_response_closed() -> None:
         await asyncio.Event().wait()
 
     async def scenario(loop: VirtualLoop) -> None:
-        stream = Closing(stalling())
+        stalled = MadeUp(429, body=stalling())
         sending = Sending()
         caller = Caller(sending)
         client = upstream(Scripted(response()))
-        answer = UpstreamResponse(httpx.Response(429, stream=stream), Body(caller, caller.body()))
+        answer = UpstreamResponse(stalled, Body(caller, caller.body()))
         reading = asyncio.create_task(client.read(answer, 100, caller))
         await loop.pass_until(0)
         await loop.pass_until(4.9)
@@ -247,7 +237,7 @@ def test_an_error_that_stalls_is_a_timeout_and_its_response_closed() -> None:
         await loop.pass_until(5)
         with pytest.raises(UpstreamTimeout):
             await reading
-        assert stream.closed == 1
+        assert stalled.closed == 1
 
     run_in_virtual_time(scenario)
 
@@ -255,11 +245,11 @@ def test_an_error_that_stalls_is_a_timeout_and_its_response_closed() -> None:
 def test_a_slow_upload_is_no_late_response() -> None:
     got = []
 
-    async def take_all(request: httpx.Request) -> httpx.Response:
-        assert isinstance(request.stream, httpx.AsyncByteStream)
-        async for chunk in request.stream:
+    async def take_all(request: WireRequest) -> WireResponse:
+        assert not isinstance(request.body, bytes)
+        async for chunk in request.body:
             got.append(chunk)
-        return await asyncio.Future[httpx.Response]()
+        return await asyncio.Future[WireResponse]()
 
     async def scenario(loop: VirtualLoop) -> None:
         sending = Sending(b"a", b"b", b"c")
@@ -292,9 +282,9 @@ def test_once_upstream_has_answered_the_rest_of_an_upload_has_all_its_time() -> 
     async def scenario(loop: VirtualLoop) -> None:
         uploads: list[AsyncIterator[bytes]] = []
 
-        async def answer_early(request: httpx.Request) -> httpx.Response:
-            assert isinstance(request.stream, httpx.AsyncByteStream)
-            uploads.append(aiter(request.stream))
+        async def answer_early(request: WireRequest) -> WireResponse:
+            assert not isinstance(request.body, bytes)
+            uploads.append(request.body)
             assert await anext(uploads[0]) == b"a"
             return response()
 
@@ -326,7 +316,7 @@ class Leaving:
 async def test_a_caller_who_leaves_before_the_response_has_the_request_cancelled() -> None:
     """A completion that nobody waits for would run on, and be billed."""
 
-    async def waiting(_: httpx.Request) -> httpx.Response:
+    async def waiting(_: WireRequest) -> WireResponse:
         leaving.left.set()
         try:
             return await _never(_)
@@ -349,11 +339,11 @@ async def test_a_caller_who_leaves_while_an_error_is_read_has_its_response_close
         yield b"a"
         await asyncio.Event().wait()
 
-    leaving, stream = Leaving(), Closing(stalling())
+    leaving, stalled = Leaving(), MadeUp(429, body=stalling())
     caller = Caller(leaving)
     caller.sent_nothing()
-    answer = UpstreamResponse(httpx.Response(429, stream=stream), Body(caller, caller.body()))
+    answer = UpstreamResponse(stalled, Body(caller, caller.body()))
     async with asyncio.timeout(4):
         with pytest.raises(CallerGone):
             await upstream(Scripted(response())).read(answer, 100, caller)
-    assert stream.closed == 1
+    assert stalled.closed == 1

@@ -70,7 +70,8 @@ def first_cells(document: Path) -> set[str]:
 
 def settings_read() -> set[str]:
     """Every variable that the shim asks the environment for; a proxy's are read in small letters as well."""
-    asked = Asked({**LEAST, "CORS_ALLOWED_ORIGINS": '["https://app.example"]'})
+    proxy = {"ALL_PROXY": "http://proxy.example:3128"}  # NO_PROXY is read where there is one
+    asked = Asked({**LEAST, **proxy, "CORS_ALLOWED_ORIGINS": '["https://app.example"]'})
     settings = Settings.from_environment(asked)
     for base_url in (settings.apim_base_url, "http://localhost:7073"):
         choose_transport(replace(settings, apim_base_url=base_url), asked)

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import AsyncIterator
 
 import aiohttp
-import httpx
 import pytest
 from aiohttp import web
 from openai import APIStatusError, AsyncOpenAI, InternalServerError, NotFoundError, OpenAI
@@ -27,7 +26,16 @@ from shim.call.rewrite import UpstreamRequest
 from shim.call.spool import SpoolSpace
 from shim.errors import UpstreamBroken, UpstreamUnreachable
 from shim.upstream.client import Upstream
+from shim.upstream.exchange import Exchange
 from shim.upstream.transport import ShimTransport
+from shim.upstream.wire import (
+    ConnectError,
+    ConnectTimeout,
+    RemoteProtocolError,
+    WireRequest,
+    WriteError,
+    origin_of,
+)
 from tests.conftest import KEY, StartHost
 from tests.test_body import JSON, opened
 
@@ -473,11 +481,11 @@ class Flaky(ShimTransport):
         self.failures = list(failures)
         self.attempts = 0
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def send(self, request: WireRequest) -> Exchange:
         self.attempts += 1
         if self.failures:
             raise self.failures.pop(0)
-        return await super().handle_async_request(request)
+        return await super().send(request)
 
 
 async def _send(transport: Flaky, standin: Standin) -> int:
@@ -490,7 +498,7 @@ async def _send(transport: Flaky, standin: Standin) -> int:
     return answer.status
 
 
-@pytest.mark.parametrize("failure", [httpx.ConnectError("no"), httpx.ConnectTimeout("no")])
+@pytest.mark.parametrize("failure", [ConnectError("no"), ConnectTimeout("no")])
 async def test_a_connection_that_did_not_come_about_is_tried_once_more(
     standin: Standin, failure: Exception
 ) -> None:
@@ -502,9 +510,7 @@ async def test_a_connection_that_did_not_come_about_is_tried_once_more(
     assert twice.attempts == 2
 
 
-@pytest.mark.parametrize(
-    "failure", [httpx.ReadError("no"), httpx.WriteError("no"), httpx.RemoteProtocolError("no")]
-)
+@pytest.mark.parametrize("failure", [WriteError("no"), RemoteProtocolError("no")])
 async def test_a_connection_that_broke_after_something_was_sent_is_not_tried_again(
     standin: Standin, failure: Exception
 ) -> None:
@@ -517,10 +523,10 @@ async def test_a_connection_that_broke_after_something_was_sent_is_not_tried_aga
 class FirstRefused(Flaky):
     """Its first connection goes where nobody listens."""
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def send(self, request: WireRequest) -> Exchange:
         if not self.attempts:
-            request.url = httpx.URL("http://127.0.0.1:1")
-        return await super().handle_async_request(request)
+            request.origin = origin_of("http://127.0.0.1:1")
+        return await super().send(request)
 
 
 async def test_the_second_connection_gets_the_whole_body(standin: Standin) -> None:

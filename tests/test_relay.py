@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 
 from shim.answer.refusal import refuse, respond
@@ -16,8 +15,9 @@ from shim.errors import NotFound
 from shim.headers import Headers
 from shim.monitoring.record import CallRecord, Meter
 from shim.upstream.client import UpstreamResponse
+from shim.upstream.wire import RemoteProtocolError
+from tests.support.transports import MadeUp, pieces
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
-from tests.test_transport import Arriving, pieces
 
 EVENTS: Headers = [(b"content-type", b"text/event-stream")]
 START = "http.response.start"
@@ -33,13 +33,11 @@ class Relay:
         self.process = (meter := Meter()).process
         self.record: CallRecord = meter.begin([], b"id-1")
         self.record.answered(201, headers)
-        self.stream = Closing(body)
+        self.from_upstream = MadeUp(201, headers, body)
         caller = Caller(self._receive)
         caller.watch()
         self.response = StreamedResponse(
-            UpstreamResponse(
-                httpx.Response(201, headers=headers, stream=self.stream), Body(caller, caller.body())
-            ),
+            UpstreamResponse(self.from_upstream, Body(caller, caller.body())),
             headers,
             caller,
             heartbeat=heartbeat,
@@ -61,13 +59,6 @@ class Relay:
         return [message["body"] for message in self.messages[1:]]
 
 
-class Closing(Arriving):
-    closed = False
-
-    async def aclose(self) -> None:
-        self.closed = True
-
-
 @pytest.mark.parametrize("headers", [EVENTS, [(b"content-type", b"text/plain")]], ids=["events", "text"])
 @pytest.mark.parametrize("heartbeat", [0, 15])
 async def test_a_response_is_relayed_piece_by_piece(headers: Headers, heartbeat: float) -> None:
@@ -79,21 +70,21 @@ async def test_a_response_is_relayed_piece_by_piece(headers: Headers, heartbeat:
         {"type": "http.response.body", "body": b"data: 2\n\n", "more_body": True},
         END,
     ]
-    assert relay.stream.closed
+    assert relay.from_upstream.closed == 1
     assert (relay.record.code, relay.record.sent, relay.record.over is None) == ("", 18, False)
 
 
 async def test_a_response_that_breaks_off_has_no_end_and_the_record_says_why() -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b"data: 1\n\n"
-        raise httpx.ReadError("reset")
+        raise RemoteProtocolError("reset")
 
     relay = Relay(broken(), EVENTS)
     await relay.run()
     assert relay.bodies == [b"data: 1\n\n"]
     assert relay.record.code == "upstream_broken"
     assert "reset" in relay.record.reason
-    assert relay.stream.closed
+    assert relay.from_upstream.closed == 1
 
 
 async def test_a_caller_who_leaves_ends_the_relay_at_once() -> None:
@@ -107,7 +98,7 @@ async def test_a_caller_who_leaves_ends_the_relay_at_once() -> None:
         await relay.run()
     assert relay.bodies == [b"data: 1\n\n"]
     assert (relay.record.code, relay.record.reason) == ("caller_gone", "")
-    assert relay.stream.closed
+    assert relay.from_upstream.closed == 1
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trustme
 
 from shim.upstream.tls import Sessions
 from shim.upstream.transport import ShimTransport
+from shim.upstream.wire import ConnectError, WireRequest, origin_of
 from tests.conftest import ROOT
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -33,11 +33,11 @@ NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r
 # Prints, by client and server, whether a response came or what the client raised instead.
 CALLERS = """
 import asyncio, json, sys
-import httpx
 from azure.core.credentials import AccessTokenInfo
 from shim.keys.azure.api_management import Apim
 from shim.keys.azure.key_vault import VaultSecrets
 from shim.upstream.choice import Choice, open_transport
+from shim.upstream.wire import WireRequest, origin_of
 
 class Credential:
     async def get_token_info(self, *scopes, options=None):
@@ -49,8 +49,8 @@ class Credential:
 async def upstream(name, url):
     transport = open_transport(Choice(name))
     try:
-        request = httpx.Request("GET", url, headers=[(b"host", b"any")])
-        response = await transport.handle_async_request(request)
+        request = WireRequest("GET", origin_of(url), b"/", [(b"host", b"any")])
+        response = await transport.send(request)
         await response.aclose()
     finally:
         await transport.aclose()
@@ -182,8 +182,9 @@ async def transport(authority: trustme.CA) -> AsyncIterator[ShimTransport]:
 
 
 async def call(transport: ShimTransport, url: str) -> None:
-    response = await transport.handle_async_request(httpx.Request("GET", url))
-    assert response.status_code == 404
+    origin = origin_of(url)
+    response = await transport.send(WireRequest("GET", origin, b"/", [(b"host", origin.authority)]))
+    assert response.status == 404
     await response.aclose()
 
 
@@ -215,7 +216,7 @@ async def test_a_server_that_does_not_know_the_session_has_its_certificate_check
         await call(transport, url)
     port = int(url.rpartition(":")[2])
     async with serving(trustme.CA(), "127.0.0.1", port=port):
-        with pytest.raises(httpx.ConnectError, match="SSLCertVerificationError"):
+        with pytest.raises(ConnectError, match="SSLCertVerificationError"):
             await call(transport, url)
     async with serving(authority, "127.0.0.1", port=port):
         await call(transport, url)

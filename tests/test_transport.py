@@ -43,6 +43,7 @@ from shim.upstream.wire import (
     origin_of,
 )
 from tests.support.memory import traced
+from tests.support.transports import pieces
 
 MIB = 1024 * 1024
 # Nothing here takes as long, but where a busy machine makes it.
@@ -54,7 +55,6 @@ type Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[No
 
 # What stock httpx does otherwise, by test or case.
 DIFFERENCES = {
-    "test_a_body_that_belies_its_length_is_cut": "sends what the body has of it, and reports h11's error as another",
     "test_what_could_pass_for_something_else_is_not_sent[POST-/-headers7]": "sends the head before it counts the body",
     "test_an_answer_that_is_none_is_refused[a folded header]": "unfolds it",
     "test_an_answer_that_is_none_is_refused[two framings]": "chunked counts",
@@ -194,11 +194,6 @@ async def received(
     async with peer(serve) as it, asyncio.timeout(PATIENCE):
         await whole(await send(transport, method, it.origin, target, headers, body))
         return got.replace(it.origin.removeprefix("http://").encode(), b"HOST")
-
-
-async def pieces(*contents: bytes) -> AsyncIterator[bytes]:
-    for content in contents:
-        yield content
 
 
 async def test_a_request_goes_out_as_it_is(transport: Transport) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 
+import h11
 import httpx
 
 from shim.headers import Headers
@@ -12,7 +13,9 @@ from shim.upstream import wire
 from shim.upstream.wire import WireRequest, WireResponse
 
 # The first that fits: some are of the others' kinds.
-_ERRORS: tuple[tuple[type[httpx.TransportError], type[wire.TransportError]], ...] = (
+_ERRORS: tuple[tuple[type[Exception], type[wire.TransportError]], ...] = (
+    # httpx's parser says so of a body that is not as long as its Content-Length, and httpx passes that on as it is.
+    (h11.LocalProtocolError, wire.LocalProtocolError),
     (httpx.LocalProtocolError, wire.LocalProtocolError),
     (httpx.ConnectError, wire.ConnectError),
     (httpx.ConnectTimeout, wire.ConnectTimeout),
@@ -46,7 +49,7 @@ class HttpxTransport:
         given.url = _Url(url, request.target)
         try:
             return HttpxResponse(await self._carrier.handle_async_request(given))
-        except httpx.TransportError as error:
+        except (httpx.TransportError, h11.LocalProtocolError) as error:
             raise _translated(error) from error
 
     async def aclose(self) -> None:
@@ -109,6 +112,6 @@ class _Body(httpx.AsyncByteStream):
         return self._pieces
 
 
-def _translated(error: httpx.TransportError) -> wire.TransportError:
+def _translated(error: Exception) -> wire.TransportError:
     kind = next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))
     return kind(str(error))

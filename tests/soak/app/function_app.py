@@ -32,4 +32,4 @@ async def soak(request: Request) -> Response:
         "idle connections": idle,
         "other connections": sum(isinstance(found, Connection) for found in objects) - idle,
     }
-    return Response(json.dumps(counted), media_type="application/json")
+    return Response(200, [(b"content-type", b"application/json")], json.dumps(counted).encode())
