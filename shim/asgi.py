@@ -87,6 +87,5 @@ class Response:
 
     async def send(self, outlet: Outlet) -> None:
         outlet.begin(self.status_code, self.raw_headers)
-        if self.body:
-            outlet.write(self.body)
+        outlet.write(self.body)
         outlet.end()

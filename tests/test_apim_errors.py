@@ -18,6 +18,7 @@ from shim.headers import Headers
 from shim.settings import Settings
 from shim.upstream.client import Upstream, UpstreamResponse
 from shim.upstream.transport import ShimTransport
+from tests.support.outlets import relayed
 from tests.support.transports import MadeUp, pieces
 
 JSON = (b"content-type", b"application/json")
@@ -206,7 +207,7 @@ async def clarified(
 
 
 async def content_of(response: UpstreamResponse) -> bytes:
-    return b"".join([chunk async for chunk in response])
+    return b"".join(await relayed(response))
 
 
 REFUSAL = apim(401, "Access denied due to missing subscription key.")

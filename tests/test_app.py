@@ -27,6 +27,7 @@ from shim.settings.retirement import Retirement
 from shim.upstream.client import Upstream
 from shim.upstream.wire import ConnectError, Transport, WireRequest, WireResponse
 from tests.conftest import APP_ORIGIN, KEY
+from tests.support.outlets import Recorded
 from tests.support.transports import MadeUp, Scripted, Unconnected, body_of, pieces
 
 SECRET = "quoted-by-the-exception"
@@ -422,13 +423,10 @@ async def test_what_a_call_asks_for_is_known_by_the_time_it_is_over(
     response = await sent.through(journey, replace(SETTINGS, **settings))
     assert response.status_code == 200
     await body_of(journey.asked[0])  # as a transport reads it
-    await response({"type": "http"}, journey.receive(b""), _sent_nowhere)
+    await response.send(Recorded())
     (record,) = journey.over
     assert {name: getattr(record, name) for name in known} == known
     assert (record.status, record.code, record.label) == (200, "", "team-a")
-
-
-async def _sent_nowhere(_: Message) -> None: ...
 
 
 async def test_headers_that_the_host_would_refuse_are_dropped_and_named_to_the_operator(
@@ -445,7 +443,7 @@ async def test_headers_that_the_host_would_refuse_are_dropped_and_named_to_the_o
     assert record.message == (
         f"headers dropped, as the host takes ASCII only: x-city, x-bell request_id={REQUEST_ID}"
     )
-    await response({"type": "http"}, journey.receive(b""), _sent_nowhere)
+    await response.send(Recorded())
 
 
 @pytest.mark.parametrize(
@@ -488,5 +486,5 @@ async def test_a_body_goes_upstream_naming_the_deployment_and_the_record_keeps_t
     response = await Sent(body=b'{"model": "gpt-4o", "n":1}').through(journey, settings)
     [asked] = journey.asked
     assert b"".join(await body_of(asked)) == b'{"model": "prod", "n":1}'
-    await response({"type": "http"}, journey.receive(b""), _sent_nowhere)
+    await response.send(Recorded())
     assert [record.model for record in journey.over] == ["gpt-4o"]

@@ -34,6 +34,7 @@ from shim.upstream.wire import (
     WireResponse,
     WriteError,
 )
+from tests.support.outlets import relayed
 from tests.support.transports import MadeUp, Scripted, body_of, pieces
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 
@@ -163,14 +164,14 @@ async def test_what_was_read_of_a_response_can_be_relayed_all_the_same(
 ) -> None:
     answer = await call(Scripted(response(b"abc", b"def")))
     assert await answer.read(limit) == read
-    assert b"".join([chunk async for chunk in answer]) == b"abcdef"
+    assert b"".join(await relayed(answer)) == b"abcdef"
 
 
 async def test_a_response_may_be_replaced() -> None:
     answer = await call(Scripted(response(b"abc")))
     answer.replace(404, [(b"b", b"2")], b"other")
     assert (answer.status, answer.headers) == (404, [(b"b", b"2")])
-    assert [chunk async for chunk in answer] == [b"other"]
+    assert await relayed(answer) == [b"other"]
 
 
 async def test_a_response_that_breaks_off_is_broken() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from shim.answer.events import EventStream, is_event_stream
-from shim.asgi import Message
 from shim.headers import Headers
+from tests.support.outlets import Recorded
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 
 EVENT = b"data: {}\n\n"
@@ -20,17 +20,8 @@ class Watched:
     def __init__(self, loop: VirtualLoop) -> None:
         self.loop = loop
         self.sent: list[tuple[float, bytes]] = []
-        self.may_send = asyncio.Event()
-        self.may_send.set()
-        self.events = EventStream(self._send)
-
-    async def _send(self, message: Message) -> None:
-        await self.may_send.wait()
-        assert (message["type"], message["more_body"]) == ("http.response.body", True)
-        self.sent.append((self.loop.time(), message["body"]))
-
-    async def send(self, body: bytes) -> None:
-        await self.events.send({"type": "http.response.body", "body": body, "more_body": True})
+        self.outlet = Recorded(written_at=lambda body: self.sent.append((loop.time(), body)))
+        self.events = EventStream(self.outlet)
 
     async def pass_until(self, *times: float) -> None:
         for time in times:
@@ -76,9 +67,9 @@ def test_an_interval_shorter_than_a_second_counts_from_the_beginning() -> None:
 def test_events_put_the_next_heartbeat_off_by_the_interval() -> None:
     async def talk(stream: Watched) -> None:
         await stream.pass_until(100.5)
-        await stream.send(EVENT)
+        stream.events.write(EVENT)
         await stream.pass_until(101, 110)
-        await stream.send(EVENT)
+        stream.events.write(EVENT)
         await stream.pass_until(115.5, 124.9, 125)
 
     stream = watch(15, talk)
@@ -104,7 +95,7 @@ def test_events_put_the_next_heartbeat_off_by_the_interval() -> None:
 def test_a_heartbeat_stands_between_two_events_and_never_within_one(pieces: list[bytes], beats: bool) -> None:
     async def talk(stream: Watched) -> None:
         for piece in pieces:
-            await stream.send(piece)
+            stream.events.write(piece)
         await stream.pass_until(101, 115)
 
     stream = watch(15, talk)
@@ -114,9 +105,9 @@ def test_a_heartbeat_stands_between_two_events_and_never_within_one(pieces: list
 
 def test_a_silence_within_an_event_is_looked_at_again_after_the_interval() -> None:
     async def talk(stream: Watched) -> None:
-        await stream.send(b"data:")
+        stream.events.write(b"data:")
         await stream.pass_until(101, 115)
-        await stream.send(b" {}\n\n")
+        stream.events.write(b" {}\n\n")
         await stream.pass_until(129.9, 130)
 
     assert watch(15, talk).beats == [130]
@@ -124,12 +115,11 @@ def test_a_silence_within_an_event_is_looked_at_again_after_the_interval() -> No
 
 def test_a_caller_who_reads_slowly_gets_no_heartbeat_on_top() -> None:
     async def stall(stream: Watched) -> None:
-        await stream.send(EVENT)
-        stream.may_send.clear()
-        sending = asyncio.create_task(stream.send(EVENT))
+        stream.outlet.room.clear()
+        assert not stream.events.write(EVENT)
         await stream.pass_until(101, 115, 130)
-        stream.may_send.set()
-        await sending
+        stream.outlet.room.set()
+        assert stream.events.write(EVENT)
         await stream.pass_until(130)
 
     stream = watch(15, stall)

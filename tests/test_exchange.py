@@ -7,6 +7,7 @@ import pytest
 
 from shim.upstream.exchange import Exchange
 from shim.upstream.wire import ReadTimeout, RemoteProtocolError, WriteError
+from tests.support.outlets import Recorded
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 
 
@@ -76,8 +77,8 @@ def test_a_reader_who_waits_is_woken_by_what_arrives() -> None:
         reading = asyncio.create_task(read(exchange))
         await loop.pass_until(101)
         exchange.add(b"a")
-        exchange.wake()
-        exchange.wake()
+        exchange.deliver()
+        exchange.deliver()
         await loop.pass_until(102)
         exchange.add(b"b")
         exchange.end()
@@ -206,7 +207,7 @@ def test_each_piece_begins_the_silence_anew() -> None:
         for now in (109.0, 118.0):
             await loop.pass_until(now)
             exchange.add(b"x")
-            exchange.wake()
+            exchange.deliver()
             await loop.pass_until(now)
         await loop.pass_until(119)
         for now in (125.0, 127.9):
@@ -227,7 +228,7 @@ def test_a_slow_reader_is_no_silence() -> None:
         first = asyncio.ensure_future(anext(pieces))
         await loop.pass_until(100)
         exchange.add(b"a")
-        exchange.wake()
+        exchange.deliver()
         assert await first == b"a"
         for now in range(110, 200, 5):  # while it is busy with that
             await loop.pass_until(now)
@@ -252,5 +253,132 @@ def test_after_its_end_nothing_is_timed_anymore() -> None:
         assert await reading == []
         await loop.pass_until(200)
         assert carrier.closed == 0
+
+    run(scenario, read_timeout=10)
+
+
+def relaying(exchange: Exchange, outlet: Recorded) -> asyncio.Task[None]:
+    return asyncio.create_task(exchange.relay(outlet.write, outlet.drain))
+
+
+def test_a_piece_is_relayed_in_the_turn_in_which_it_arrives() -> None:
+    async def scenario(loop: VirtualLoop, exchange: Exchange, carrier: Carrier) -> None:
+        exchange.begin(200, [])
+        exchange.add(b"with the head")
+        outlet = Recorded()
+        relay = relaying(exchange, outlet)
+        await loop.pass_until(100)
+        for piece in (b"a", b"b"):
+            exchange.add(piece)
+            assert outlet.pieces[-1] != piece  # more of it may have come together
+            exchange.deliver()
+            assert outlet.pieces[-1] == piece
+        exchange.add(b"with the end")
+        exchange.end()
+        await relay
+        assert outlet.pieces == [b"with the head", b"a", b"b", b"with the end"]
+
+    run(scenario)
+
+
+def test_what_the_caller_is_too_slow_for_is_held_back_and_comes_in_order() -> None:
+    async def scenario(loop: VirtualLoop, exchange: Exchange, carrier: Carrier) -> None:
+        exchange.begin(200, [])
+        outlet = Recorded()
+        relay = relaying(exchange, outlet)
+        await loop.pass_until(100)
+        outlet.room.clear()
+        for piece in (b"a", b"b", b"c"):
+            exchange.add(piece)
+            exchange.deliver()
+            await loop.pass_until(100)
+        assert outlet.pieces == [b"a"]
+        exchange.add(b"x" * 64 * 1024)
+        assert exchange.is_far_ahead
+        outlet.room.set()
+        await loop.pass_until(100)
+        assert [piece[:3] for piece in outlet.pieces] == [b"a", b"bcx"]
+        exchange.add(b"d")
+        exchange.deliver()
+        assert outlet.pieces[-1] == b"d"
+        exchange.end()
+        await relay
+
+    run(scenario)
+
+
+def test_an_error_is_the_relays_once_all_that_had_arrived_is_written() -> None:
+    async def scenario(loop: VirtualLoop, exchange: Exchange, carrier: Carrier) -> None:
+        exchange.begin(200, [])
+        outlet = Recorded()
+        relay = relaying(exchange, outlet)
+        await loop.pass_until(100)
+        exchange.add(b"a")
+        exchange.end(RemoteProtocolError("cut"))
+        with pytest.raises(RemoteProtocolError, match="cut"):
+            await relay
+        assert outlet.pieces == [b"a"]
+
+    run(scenario)
+
+
+def test_what_cannot_be_written_is_no_defect_of_the_connections() -> None:
+    async def scenario(loop: VirtualLoop, exchange: Exchange, carrier: Carrier) -> None:
+        def fail(_: bytes) -> bool:
+            raise ValueError("too long")
+
+        exchange.begin(200, [])
+        relay = asyncio.create_task(exchange.relay(fail, Recorded().drain))
+        await loop.pass_until(100)
+        for _ in range(2):
+            exchange.add(b"a")
+            exchange.deliver()
+        with pytest.raises(ValueError, match="too long"):
+            await relay
+
+    run(scenario)
+
+
+def test_nothing_is_written_for_a_relay_that_was_cancelled() -> None:
+    async def scenario(loop: VirtualLoop, exchange: Exchange, carrier: Carrier) -> None:
+        exchange.begin(200, [])
+        outlet = Recorded()
+        relay = relaying(exchange, outlet)
+        await loop.pass_until(100)
+        relay.cancel()
+        await loop.pass_until(100)
+        exchange.add(b"a")
+        exchange.deliver()
+        assert outlet.pieces == []
+
+    run(scenario)
+
+
+def test_while_it_is_relayed_each_piece_begins_the_silence_anew_and_a_slow_caller_is_none() -> None:
+    async def scenario(loop: VirtualLoop, exchange: Exchange, carrier: Carrier) -> None:
+        exchange.begin(200, [])
+        outlet = Recorded()
+        relay = relaying(exchange, outlet)
+        await loop.pass_until(100)
+        for now in (109.0, 118.0):
+            await loop.pass_until(now)
+            exchange.add(b"x")
+            exchange.deliver()
+        outlet.room.clear()
+        await loop.pass_until(119)
+        exchange.add(b"y")
+        exchange.deliver()
+        for now in range(125, 200, 5):
+            await loop.pass_until(now)
+        assert carrier.closed == 0
+        outlet.room.set()
+        await loop.pass_until(200)
+        for now in (204.9, 205, 209.9):
+            await loop.pass_until(now)
+            assert not relay.done()
+        await loop.pass_until(210)
+        await loop.pass_until(215)
+        with pytest.raises(ReadTimeout):
+            await relay
 
     run(scenario, read_timeout=10)

@@ -37,6 +37,7 @@ from shim.upstream.wire import (
     origin_of,
 )
 from tests.conftest import KEY, StartHost
+from tests.support.outlets import relayed
 from tests.test_body import JSON, opened
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
@@ -537,7 +538,7 @@ async def test_the_second_connection_gets_the_whole_body(standin: Standin) -> No
     answer = await Upstream(transport, connect_timeout=5, first_byte_timeout=5, idle_timeout=0).send(
         request, Caller(Patient())
     )
-    content = b"".join([chunk async for chunk in answer])
+    content = b"".join(await relayed(answer))
     await answer.close()
     await transport.aclose()
     assert (json.loads(content)["body_length"], transport.attempts) == (70_001, 2)

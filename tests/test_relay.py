@@ -1,4 +1,4 @@
-"""Upstream's response on its way to the caller, and the shim's own: which ASGI messages they become. No server runs."""
+"""Upstream's response on its way to the caller, and the shim's own: what is written of them. No server runs."""
 
 import asyncio
 import json
@@ -16,19 +16,18 @@ from shim.headers import Headers
 from shim.monitoring.record import CallRecord, Meter
 from shim.upstream.client import UpstreamResponse
 from shim.upstream.wire import RemoteProtocolError
+from tests.support.outlets import Recorded
 from tests.support.transports import MadeUp, pieces
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 
 EVENTS: Headers = [(b"content-type", b"text/event-stream")]
-START = "http.response.start"
-END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class Relay:
     """A response of upstream's, sent to a caller who leaves when told."""
 
     def __init__(self, body: AsyncIterator[bytes], headers: Headers, *, heartbeat: float = 0) -> None:
-        self.messages: list[Message] = []
+        self.outlet = Recorded()
         self.leaving = asyncio.Event()
         self.process = (meter := Meter()).process
         self.record: CallRecord = meter.begin([], b"id-1")
@@ -48,15 +47,8 @@ class Relay:
         await self.leaving.wait()
         return {"type": "http.disconnect"}
 
-    async def _send(self, message: Message) -> None:
-        self.messages.append(message)
-
     async def run(self) -> None:
-        await self.response({"type": "http"}, self._receive, self._send)
-
-    @property
-    def bodies(self) -> list[bytes]:
-        return [message["body"] for message in self.messages[1:]]
+        await self.response.send(self.outlet)
 
 
 @pytest.mark.parametrize("headers", [EVENTS, [(b"content-type", b"text/plain")]], ids=["events", "text"])
@@ -64,12 +56,9 @@ class Relay:
 async def test_a_response_is_relayed_piece_by_piece(headers: Headers, heartbeat: float) -> None:
     relay = Relay(pieces(b"data: 1\n\n", b"data: 2\n\n"), headers, heartbeat=heartbeat)
     await relay.run()
-    assert relay.messages == [
-        {"type": START, "status": 201, "headers": headers},
-        {"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True},
-        {"type": "http.response.body", "body": b"data: 2\n\n", "more_body": True},
-        END,
-    ]
+    assert (relay.outlet.status, relay.outlet.headers) == (201, headers)
+    assert relay.outlet.pieces == [b"data: 1\n\n", b"data: 2\n\n"]
+    assert relay.outlet.ended
     assert relay.from_upstream.closed == 1
     assert (relay.record.code, relay.record.sent, relay.record.over is None) == ("", 18, False)
 
@@ -81,7 +70,7 @@ async def test_a_response_that_breaks_off_has_no_end_and_the_record_says_why() -
 
     relay = Relay(broken(), EVENTS)
     await relay.run()
-    assert relay.bodies == [b"data: 1\n\n"]
+    assert (relay.outlet.pieces, relay.outlet.ended) == ([b"data: 1\n\n"], False)
     assert relay.record.code == "upstream_broken"
     assert "reset" in relay.record.reason
     assert relay.from_upstream.closed == 1
@@ -96,7 +85,7 @@ async def test_a_caller_who_leaves_ends_the_relay_at_once() -> None:
     relay = Relay(endless(), EVENTS, heartbeat=15)
     async with asyncio.timeout(5):
         await relay.run()
-    assert relay.bodies == [b"data: 1\n\n"]
+    assert (relay.outlet.pieces, relay.outlet.ended) == ([b"data: 1\n\n"], False)
     assert (relay.record.code, relay.record.reason) == ("caller_gone", "")
     assert relay.from_upstream.closed == 1
 
@@ -122,10 +111,11 @@ def test_silences_of_event_streams_are_filled_and_counted(
             await loop.pass_until(now)
         go_on.set()
         await running
-        assert relay.bodies == [b": heartbeat\n"] * beats + [b"data: 1\n\n", b""]
+        assert relay.outlet.pieces == [b": heartbeat\n"] * beats + [b"data: 1\n\n"]
+        assert relay.outlet.ended
         assert relay.process.heartbeats == beats
         await loop.pass_until(100)
-        assert len(relay.bodies) == beats + 2  # none comes after the end
+        assert len(relay.outlet.pieces) == beats + 1  # none comes after the end
 
     run_in_virtual_time(scenario)
 

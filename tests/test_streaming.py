@@ -15,8 +15,8 @@ from devhost.host import Host
 from devhost.platform import NONE
 from devhost.standin import Received, Standin
 from shim.answer.events import EventStream
-from shim.asgi import Message
 from tests.conftest import KEY, StartHost
+from tests.support.outlets import Recorded
 from tests.support.wire import Wire, connect, exchange, function, request
 
 # As the product promises it; what the tests wait for comes in a few milliseconds.
@@ -466,12 +466,12 @@ async def test_a_stream_that_begins_with_silence_begins_with_a_heartbeat(
 
 @pytest.mark.parametrize("line_break", [b"\n", b"\r\n"])
 async def test_a_heartbeat_follows_an_event_whatever_its_lines_end_in(line_break: bytes) -> None:
-    sent: asyncio.Queue[Message] = asyncio.Queue()
-    events = EventStream(sent.put)
+    sent: asyncio.Queue[bytes] = asyncio.Queue()
+    events = EventStream(Recorded(written_at=sent.put_nowait))
     event = b"data: 1" + 2 * line_break
-    await events.send({"type": "http.response.body", "body": event, "more_body": True})
+    events.write(event)
     beating = asyncio.create_task(events.beat(0.01))
     async with asyncio.timeout(5):
-        assert (await sent.get())["body"] == event
-        assert (await sent.get())["body"].startswith(b":")
+        assert await sent.get() == event
+        assert (await sent.get()).startswith(b":")
     beating.cancel()

@@ -1437,7 +1437,7 @@ async def test_only_upstreams_silence_counts_and_not_the_time_that_the_reader_ta
     waiting = asyncio.ensure_future(anext(body))
     await asyncio.sleep(0)
     exchange.add(b"1")
-    exchange.wake()
+    exchange.deliver()
     assert await waiting == b"1"
     exchange.add(b"2")
     timers.pass_until(25)

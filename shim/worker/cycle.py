@@ -90,7 +90,9 @@ class Cycle:
         self._wire.write(joined(_status_line(status), headers + framing))
 
     def write(self, body: bytes) -> bool:
-        if self._is_chunked:
+        if not body:
+            pass  # an empty chunk would end the response
+        elif self._is_chunked:
             self._wire.write(b"%x\r\n%b\r\n" % (len(body), body))
         elif self.scope["method"] != "HEAD":
             self._left -= len(body)

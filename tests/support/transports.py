@@ -15,7 +15,7 @@ async def pieces(*contents: bytes) -> AsyncIterator[bytes]:
 
 
 @dataclass
-class MadeUp:
+class MadeUp(WireResponse):
     """A response whose body can be read once. `closed` counts how often it has been closed."""
 
     status: int = 200
