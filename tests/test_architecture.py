@@ -55,9 +55,8 @@ PLACES = {
     "rich": {"cli"},
     "httpx": {"upstream", "cli.doctor"},
     "aiohappyeyeballs": {"upstream.transport", "keys.azure.sockets"},
-    "httptools": {"upstream.connection"},
+    "httptools": {"upstream.connection", "worker.protocol"},
     "aiohttp": {"keys.azure.transport"},
-    "uvicorn": {"worker"},
     "multipart": {"call.body", "call.model_in_form"},
 }
 FILES = sorted([ROOT / "function_app.py", *(ROOT / "shim").rglob("*.py")])
