@@ -166,7 +166,7 @@ def versions() -> dict[str, str]:
     packages = next((CACHE / "shim/lib").glob("python*/site-packages"), None)
     if packages is None:
         return found
-    for name in ("azure-functions-runtime", "uvloop", "uvicorn", "httptools", "starlette"):
+    for name in ("azure-functions-runtime", "uvloop", "httptools"):
         found[name] = _version_of(name, packages)
     if shutil.which("git"):
         found["shim"] = _run(["git", "describe", "--always", "--dirty"]).strip()

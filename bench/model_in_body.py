@@ -24,7 +24,7 @@ from shim.headers import Headers
 MIB = 1024 * 1024
 SIZE = 20 * MIB
 IMAGES = 4
-CHUNK = 64 * 1024  # as uvicorn hands bodies on
+CHUNK = 64 * 1024  # as the worker's server hands bodies on
 RUNS = 21
 # Added to a question about images, and the longest turn for any body.
 ADDED_BOUND_MS = 40.0

@@ -110,7 +110,7 @@ def for_caller(received: Iterable[tuple[bytes, bytes]], *, status: int, request_
     headers = [(name.lower(), value) for name, value in received]
     dropped = HOP_BY_HOP.union(_listed_in_connection(headers))
     if status in (204, 304):
-        # A 304 may state the length of the 200 that it stands for (RFC 9110, section 8.6); uvicorn would wait for that.
+        # Neither has a body, though a 304 may state the length of the 200 that it stands for (RFC 9110, section 8.6).
         dropped |= {b"content-length"}
     kept = [header for header in headers if header[0] not in dropped]
     if not any(name == b"x-request-id" for name, _ in kept):

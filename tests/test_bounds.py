@@ -16,6 +16,7 @@ from shim.keys.admin import importing
 from shim.keys.azure import api_management, credential, key_vault, sdk, vault_errors, writing
 from shim.monitoring import call_log, clients, tally, trace_export
 from shim.upstream import transport
+from shim.worker import cycle, protocol, server
 
 KIB, MIB = 1024, 1024 * 1024
 YEAR = 365 * 24 * 3600
@@ -60,6 +61,9 @@ BOUNDS: list[tuple[ModuleType, dict[str, object]]] = [
     (clients, {"MAX_MAJOR": 20}),
     (tally, {"MAX_LABELS": 1_000, "MAX_MODELS": 200, "MAX_SERIES": 4_000}),
     (trace_export, {"MAX_QUEUE": 2_048, "MAX_BATCH": 512}),
+    (cycle, {"READ_AHEAD_BYTES": 64 * KIB}),
+    (protocol, {"MAX_HEAD_BYTES": 64 * KIB, "READ_BYTES": 240 * KIB}),
+    (server, {"KEEP_ALIVE_SECONDS": 150, "DRAIN_SECONDS": 30}),
 ]  # fmt: skip
 
 

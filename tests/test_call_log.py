@@ -93,8 +93,6 @@ async def test_what_is_in_force_is_said_once_and_without_secrets(host: Host) -> 
         for name in (
             "azure-functions-runtime",
             "azure-functions",
-            "uvicorn",
-            "starlette",
             "httptools",
             "azure-keyvault-secrets",
         )

@@ -15,7 +15,7 @@ import pytest
 
 from devhost.azure.services import RESOURCE_ID
 from devhost.host import Host
-from shim.worker.server import WebApp, WebServer
+from shim.worker import server
 from tests.conftest import ROOT
 
 
@@ -95,31 +95,26 @@ HOSTS_IDLE_SECONDS = 60
 
 
 def test_the_workers_server_waits_longer_than_the_host_and_lets_streams_run_on() -> None:
-    config = WebServer("127.0.0.1", 0, WebApp()).config()
-    assert config.timeout_keep_alive >= 2 * HOSTS_IDLE_SECONDS
-    assert config.timeout_graceful_shutdown == 30
-    assert (config.proxy_headers, config.server_header, config.date_header) == (False, False, False)
-    assert (config.access_log, config.lifespan, config.limit_concurrency) == (False, "off", None)
-    # Logging is the runtime's to set up; a WebSocket is refused as any call is, in OpenAI's shape.
-    assert (config.log_config, config.ws) == (None, "none")
+    assert server.KEEP_ALIVE_SECONDS >= 2 * HOSTS_IDLE_SECONDS
+    assert server.DRAIN_SECONDS == 30
 
 
 SERVED = """
-import asyncio, gc, json
+import asyncio, gc, inspect, json
 from shim.worker.server import WebApp, WebServer
 
 def beside(serving):
-    # By name, every how many seconds it does its work.
+    # By name, with its argument: every how many seconds it does its work, or how long a connection may be idle.
     tasks = [task.get_coro() for task in asyncio.all_tasks() - {serving}]
     ours = [task for task in tasks if "/shim/worker/" in task.cr_code.co_filename]
-    return {task.__qualname__: task.cr_frame.f_locals["interval"] for task in ours}
+    arguments = {task: inspect.getargvalues(task.cr_frame) for task in ours}
+    return {task.__qualname__: found.locals[found.args[-1]] for task, found in arguments.items()}
 
 async def main():
     serving = asyncio.create_task(WebServer("127.0.0.1", 0, WebApp()).serve())
-    while not gc.get_freeze_count() and not serving.done():
+    while not (during := beside(serving)) and not serving.done():
         await asyncio.sleep(0)
     collector = [gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()]
-    during = beside(serving)
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
     await asyncio.sleep(0)
@@ -136,10 +131,16 @@ async def test_the_collector_looks_rarely_and_not_at_the_app_itself() -> None:
     assert frozen > 10_000
 
 
-async def test_while_the_server_runs_lone_legs_are_swept_and_memory_is_trimmed_and_not_beyond() -> None:
+async def test_lone_legs_are_swept_memory_is_trimmed_and_idle_connections_close_while_the_server_runs() -> (
+    None
+):
     """Without the first an invocation may hang for ever; what outlived the server would keep the worker from ending."""
     _, during, after = await printed(SERVED)
-    assert during == {"Invocations.sweep_forever": 5, "trim_forever": 60}
+    assert during == {
+        "Invocations.sweep_forever": 5,
+        "trim_forever": 60,
+        "Connections.close_idle_forever": server.KEEP_ALIVE_SECONDS,
+    }
     assert after == {}
 
 

@@ -155,7 +155,7 @@ def test_what_the_shim_knows_the_insides_of_is_pinned_by_hand() -> None:
         if [specifier.operator for specifier in requirement.specifier] == ["=="]
     }
     assert by_hand == {
-        *("azure-functions-runtime", "azurefunctions-extensions-base", "uvicorn"),
+        *("azure-functions-runtime", "azurefunctions-extensions-base"),
         "azure-monitor-opentelemetry-exporter",
     }
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from azure_functions_runtime import http_v2
 from azurefunctions.extensions import base
-from uvicorn.protocols.http import httptools_impl
 
 from tests.conftest import ROOT
 
@@ -25,10 +24,8 @@ OWNERS: dict[str, tuple[str, Any]] = {
     "base.RequestSynchronizer": ("base.RequestSynchronizer", base.RequestSynchronizer),
     "self._coordinator": ("http_coordinator", http_v2.HttpCoordinator),
     "entry": ("AsyncContextReference", http_v2.AsyncContextReference),
-    "HttpToolsProtocol": ("HttpToolsProtocol", httptools_impl.HttpToolsProtocol),
-    "self.cycle": ("RequestResponseCycle", httptools_impl.RequestResponseCycle),
 }
-MODULES = [http_v2, httptools_impl]
+MODULES = [http_v2]
 
 
 def has(owner: Any, name: str) -> bool:

@@ -14,9 +14,12 @@ from devhost.host import Host
 from devhost.standin import Standin
 from shim.asgi import Message, Request, Response
 from shim.errors import IncompleteBody, InternalError, ShimError, TooBusy
+from shim.headers import Headers
+from shim.worker.cycle import Cycle
 from shim.worker.invocations import LEG_TIMEOUT_SECONDS, Invocations
 from shim.worker.server import WebApp
 from tests.conftest import KEY
+from tests.support.outlets import Recorded
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 from tests.support.wire import Answer, connect, exchange, function, invoke, request
 
@@ -325,19 +328,23 @@ def test_ids_that_are_over_are_remembered_for_a_while_and_not_for_ever() -> None
     invocations.begin("0", {})
 
 
-async def ask(app: WebApp, *headers: tuple[bytes, bytes]) -> tuple[int, dict[str, Any]]:
-    """Status and body of the answer to a request at the app itself."""
-    sent: list[Message] = []
+class Asked(Recorded):
+    """A request at the app itself, and what becomes of it."""
 
-    async def receive() -> Message:
+    def __init__(self, headers: Headers) -> None:
+        super().__init__()
+        self.scope = {"type": "http", "method": "GET", "path": "/", "headers": headers, "state": {}}
+
+    async def receive(self) -> Message:
         return await asyncio.Future()
 
-    async def send(message: Message) -> None:
-        sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": list(headers), "state": {}}
-    await app(scope, receive, send)
-    return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
+async def ask(app: WebApp, *headers: tuple[bytes, bytes]) -> tuple[int, dict[str, Any]]:
+    """Status and body of the answer to a request at the app itself."""
+    asked = Asked(list(headers))
+    await app(cast("Cycle", asked))
+    assert asked.ended
+    return asked.status, json.loads(b"".join(asked.pieces))
 
 
 def announced(invocation_id: str) -> tuple[bytes, bytes]:

@@ -18,8 +18,6 @@ log = logging.getLogger(LOGGER)
 _LIBRARIES = (
     "azure-functions-runtime",
     "azure-functions",
-    "uvicorn",
-    "starlette",
     "httptools",
     "azure-keyvault-secrets",
 )

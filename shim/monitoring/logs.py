@@ -12,9 +12,9 @@ from typing import TextIO
 
 from shim.monitoring.call_log import LOGGER as CALLS
 
-# Ours, and those of others that tell what nobody else would: tasks that failed, requests that the server gave up on.
-_LOGGERS = ("shim", "asyncio", "uvicorn.error")
-_CHATTY = ("azure", "azure.functions", "uvicorn.error")
+# Ours, and asyncio's, which tells what nobody else would: tasks that failed.
+_LOGGERS = ("shim", "asyncio")
+_CHATTY = ("azure", "azure.functions")
 
 
 def configure(stream: TextIO | None = None, calls: TextIO | None = None) -> None:

@@ -17,7 +17,7 @@ import httptools
 
 from shim import errors
 from shim.errors import InvalidRequest, MethodNotAllowed, ShimError, describe_defect
-from shim.headers import Headers, joined
+from shim.headers import Headers, announces_body, joined
 from shim.worker.cycle import Cycle
 from shim.worker.invocations import ARRIVED, Invocations
 
@@ -26,9 +26,9 @@ log = logging.getLogger("shim")
 # One asks for a tunnel, the other for its own request back, keys and all (RFC 9110, sections 9.3.6 and 9.3.8).
 _REFUSED_METHODS = frozenset([b"CONNECT", b"TRACE"])
 # The host takes 32 KB of headers from a caller (devhost/limits.py), and adds a few.
-_MAX_HEAD_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 64 * 1024
 # At once, as from upstream (upstream/transport.py).
-_READ_BYTES = 240 * 1024
+READ_BYTES = 240 * 1024
 _INVOCATION_ID_LINE = re.compile(rb"^x-ms-invocation-id:[ \t]*([0-9A-Za-z-]{1,64})[ \t]*\r?$", re.I | re.M)
 
 type App = Callable[[Cycle], Awaitable[None]]
@@ -40,7 +40,7 @@ class Connections:
 
     app: App
     invocations: Invocations
-    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(_READ_BYTES)))
+    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))
     opened: set[Connection] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -58,14 +58,15 @@ class Connections:
 
     async def drain(self, seconds: float) -> None:
         """Has every connection close after the response in progress; what takes longer than `seconds` is cut off."""
-        for connection in list(self.opened):
-            connection.close()
         try:
             async with asyncio.timeout(seconds):
-                while self.opened or self.tasks:  # noqa: ASYNC110 - nobody says when the last bytes are out
+                while self.opened or self.tasks:
+                    # Each time anew: one that was accepted before the listener closed may only come now.
+                    for connection in list(self.opened):
+                        connection.close()
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            log.error("%d responses were cut off by the worker's shutdown", len(self.tasks))
+            log.error("%d connections were cut off by the worker's shutdown", len(self.opened))
             for task in self.tasks:
                 task.cancel()
 
@@ -82,7 +83,8 @@ class Connection(asyncio.BufferedProtocol):
         self._writable: asyncio.Event | None = None
         self._is_reading = True
         self._cycle: Cycle | None = None
-        self._in_head = False
+        # Where the parser is: in neither, between two requests.
+        self._in_head = self._in_body = False
         # With all that came of a head: where that cannot be parsed, the invocation's id is found in it.
         self._received = b""
         self._url = b""
@@ -139,6 +141,9 @@ class Connection(asyncio.BufferedProtocol):
         self.resume_writing()
         if self._cycle is not None:
             self._cycle.disconnected()
+        # Both know this connection: all three would stay until the collector looks.
+        self._cycle = None
+        del self._parser
 
     def pause_writing(self) -> None:
         self.is_writable = False
@@ -154,17 +159,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         data = self._among.buffer[:nbytes]
-        if self._in_head or self.idle_since is not None:
-            self._received = (self._received if self._in_head else b"") + bytes(data[:_MAX_HEAD_BYTES])
-        self.idle_since = None
+        if self._in_body:
+            self._received = b""
+        else:
+            self._received = (self._received if self._in_head else b"") + bytes(data[:MAX_HEAD_BYTES])
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # of no use to anybody here: the request has been read as any other
+            pass  # of no use to anybody here: it is answered as any other request without a body
         except httptools.HttpParserError:
             self._refuse()
             return
-        if self._in_head and len(self._received) > _MAX_HEAD_BYTES:
+        if self._in_head and len(self._received) >= MAX_HEAD_BYTES:
             self._refuse()
         elif self._cycle is not None and self._cycle.is_far_ahead and self._is_reading:
             self._is_reading = False
@@ -175,6 +181,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._cycle is not None and not self._cycle.is_over:
             # The host does not pipeline, and of several requests only one could be told of a disconnect.
             raise ValueError("a request before the response to the last one")
+        self.idle_since = None
         self._in_head = True
         self._url = b""
         self._headers = []
@@ -183,14 +190,19 @@ class Connection(asyncio.BufferedProtocol):
         self._url += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if self._in_head:  # a trailer is no header (RFC 9110, section 6.5.1)
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         method = self._parser.get_method()
         if method in _REFUSED_METHODS:
             self._refusal = MethodNotAllowed("CONNECT and TRACE are not passed on. Nothing was sent on.")
             raise ValueError("a method that is not passed on")
+        # Older ones know no chunks, and llhttp takes a newer one too.
+        if self._parser.get_http_version() != "1.1":
+            raise ValueError("another version of HTTP")
+        if self._parser.should_upgrade() and announces_body(self._headers):
+            raise ValueError("an upgrade with a body, which httptools would drop")
         # An absolute-form target names a host of its own, which would be dropped.
         if not self._url.startswith(b"/"):
             raise ValueError("the request target is not a path")
@@ -199,7 +211,7 @@ class Connection(asyncio.BufferedProtocol):
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": self._parser.get_http_version(),
+            "http_version": "1.1",
             "method": method.decode("ascii"),
             "scheme": "http",
             "path": unquote(path) if "%" in path else path,
@@ -223,12 +235,14 @@ class Connection(asyncio.BufferedProtocol):
         task = asyncio.Task(self._serve(self._cycle), loop=self._loop, eager_start=True)
         self._among.tasks.add(task)
         task.add_done_callback(self._among.tasks.discard)
+        self._in_head, self._in_body = False, True
 
     def on_body(self, piece: bytes) -> None:
         if self._cycle is not None:
             self._cycle.arrived(piece)
 
     def on_message_complete(self) -> None:
+        self._in_body = False
         if self._cycle is not None:
             self._cycle.scope["state"][ARRIVED] = True
             self._cycle.arrived_whole()
@@ -236,8 +250,9 @@ class Connection(asyncio.BufferedProtocol):
                 self.idle_since = self._loop.time()
 
     def _refuse(self) -> None:
-        if self._cycle is not None and not self._cycle.is_over:
-            # In the middle of a body: the handler at work learns of it as of a caller who left.
+        if not self._in_head:
+            # In the middle of a body, or of a response: the handler at work learns of it as of a caller who left. After
+            # the response, another one would be taken for that to the next request.
             self._transport.abort()
             return
         status, headers, content = errors.render(self._refusal or _not_http())

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Self, cast
@@ -22,9 +23,9 @@ log = logging.getLogger("shim")
 
 # The host keeps idle connections for a minute (SocketsHttpHandler.PooledConnectionIdleTimeout). If ours closed first,
 # a request could meet the close, and one with a body cannot be sent again.
-_KEEP_ALIVE_SECONDS = 150.0
+KEEP_ALIVE_SECONDS = 150.0
 # How long streams in flight may run on at a shutdown.
-_DRAIN_SECONDS = 30.0
+DRAIN_SECONDS = 30.0
 # Connections that wait to be accepted.
 _BACKLOG = 2048
 _INVOCATION_ID = b"x-ms-invocation-id"
@@ -76,21 +77,31 @@ class WebServer(base.WebServer):
     """The server, in the worker's running loop."""
 
     async def serve(self) -> None:
-        """Until SIGTERM or SIGINT, which is then left to whoever handled it before."""
+        """Until SIGTERM or SIGINT, which is then left to whoever handled it before.
+
+        Ends the process if the port cannot be had. Nobody awaits this: the exception would be lost, and the worker stay
+        without a server. The host starts another worker in place of one that ends.
+        """
         memory.settle()
         app = cast("WebApp", self.web_app)
         connections = Connections(app, app.invocations)
         loop = asyncio.get_running_loop()
-        listener = await loop.create_server(connections.accept, self.hostname, self.port, backlog=_BACKLOG)
+        try:
+            listener = await loop.create_server(
+                connections.accept, self.hostname, self.port, backlog=_BACKLOG
+            )
+        except OSError as error:
+            log.error("the worker's server cannot listen: %s", error)
+            sys.exit(1)
         work = [
             loop.create_task(app.invocations.sweep_forever()),
             loop.create_task(memory.trim_forever()),
-            loop.create_task(connections.close_idle_forever(_KEEP_ALIVE_SECONDS)),
+            loop.create_task(connections.close_idle_forever(KEEP_ALIVE_SECONDS)),
         ]
         try:
             received = await _stop_signal()
             listener.close()
-            await connections.drain(_DRAIN_SECONDS)
+            await connections.drain(DRAIN_SECONDS)
         finally:
             listener.close()
             for task in work:
