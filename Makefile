@@ -40,7 +40,7 @@ check: .venv/installed
 	@$(VENV)/python -m pytest -q -m static
 
 # Changes shim/ in small ways and runs the tests that concern each change: those that no test notices are listed.
-# MUTANTS=shim/cors.py takes one module, MUTANTS=--changed those that differ from main. Goes on where it was interrupted.
+# MUTANTS=shim/answer/cors.py takes one module, MUTANTS=--changed those that differ from main. Goes on where it was interrupted.
 mutants: .venv/installed
 	@$(VENV)/python scripts/mutants $(MUTANTS)
 

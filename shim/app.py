@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from shim import headers
+from shim.answer.cors import Cors
 from shim.answer.head import fit_for_host
 from shim.answer.refusal import refuse, respond
 from shim.answer.retirement import announce, refusal
@@ -19,14 +20,13 @@ from shim.call.parse import Call, parse
 from shim.call.rewrite import rewrite
 from shim.call.routes import find_route, model_use
 from shim.call.spool import SpoolSpace
-from shim.cors import Cors
 from shim.errors import InternalError, ShimError, describe_defect
 from shim.keys.store import KeyStore
 from shim.monitoring.operation import operation_name
 from shim.monitoring.record import CallRecord, Meter
 from shim.settings import Settings
 from shim.settings.retirement import Retirement
-from shim.upstream.client import Upstream
+from shim.upstream import Upstream
 
 log = logging.getLogger("shim")
 

@@ -5,10 +5,10 @@ import logging
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 
+from shim.answer.cors import Cors
 from shim.answer.retirement import report
 from shim.app import Shim, answer
 from shim.asgi import Request, Response
-from shim.cors import Cors
 from shim.errors import Misconfigured
 from shim.keys import open_key_store
 from shim.monitoring import health
@@ -17,8 +17,8 @@ from shim.monitoring.exporting import Telemetry
 from shim.monitoring.health import Check, Readiness
 from shim.monitoring.record import CallRecord, Meter
 from shim.settings import Settings, SettingsError, names_in
-from shim.upstream.choice import choose_transport, open_transport
-from shim.upstream.client import Upstream
+from shim.transport.choice import choose_transport, open_transport
+from shim.upstream import Upstream
 
 log = logging.getLogger("shim")
 

@@ -16,8 +16,8 @@ from shim.call.parse import parse
 from shim.call.routes import Route
 from shim.headers import Headers
 from shim.settings import Settings
-from shim.upstream.client import Upstream, UpstreamResponse
-from shim.upstream.transport import ShimTransport
+from shim.transport.direct import ShimTransport
+from shim.upstream import Upstream, UpstreamResponse
 from tests.support.outlets import relayed
 from tests.support.transports import MadeUp, pieces
 

@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
+from shim.answer.cors import Cors
 from shim.app import Shim, answer
 from shim.asgi import Message, Request, Response
-from shim.cors import Cors
 from shim.keys.subscription import Subscription
 from shim.monitoring.record import CallRecord, Meter
 from shim.settings import Settings
 from shim.settings.retirement import Retirement
-from shim.upstream.client import Upstream
-from shim.upstream.wire import ConnectError, Transport, WireRequest, WireResponse
+from shim.transport.wire import ConnectError, Transport, WireRequest, WireResponse
+from shim.upstream import Upstream
 from tests.conftest import APP_ORIGIN, KEY
 from tests.support.outlets import Recorded
 from tests.support.transports import MadeUp, Scripted, Unconnected, body_of, pieces

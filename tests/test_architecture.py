@@ -23,8 +23,8 @@ from tests.conftest import ROOT
 LAYERS = [
     {"headers"},
     {"asgi", "errors", "settings"},
-    {"monitoring"},
-    {"cors", "keys"},
+    {"monitoring", "transport"},
+    {"keys"},
     {"auth"},
     {"call"},
     {"upstream"},
@@ -55,10 +55,10 @@ PLACES: dict[str, set[str]] = {
     "azure.mgmt": {"keys.azure"},
     "typer": {"cli", "__main__"},
     "rich": {"cli"},
-    "httpx": {"upstream.through_httpx", "cli.doctor"},
-    "aiohappyeyeballs": {"upstream.transport", "keys.azure.sockets"},
-    "h11": {"upstream.through_httpx"},
-    "httptools": {"upstream.connection", "worker.protocol"},
+    "httpx": {"transport.through_httpx", "cli.doctor"},
+    "aiohappyeyeballs": {"transport.direct", "transport.sockets"},
+    "h11": {"transport.through_httpx"},
+    "httptools": {"transport.connection", "worker.protocol"},
     "aiohttp": {"keys.azure.transport"},
     # Nowhere: a part of either is a part of each cold start.
     "uvicorn": set(),
@@ -69,10 +69,10 @@ FILES = sorted([ROOT / "function_app.py", *(ROOT / "shim").rglob("*.py")])
 PURE = {
     "answer.apim_errors", "answer.head", "answer.models", "answer.retirement", "asgi", "call.json_top_level",
     "call.model_in_form", "call.model_in_json", "call.operations", "call.parse", "call.paths", "call.query",
-    "call.rewrite", "call.routes", "call.splice", "cors", "headers", "settings.origins", "settings.retirement",
+    "call.rewrite", "call.routes", "call.splice", "answer.cors", "headers", "settings.origins", "settings.retirement",
     "monitoring.clients", "monitoring.counts", "monitoring.operation", "monitoring.tracing",
     "monitoring.usage",
-    "cli.usage.query", "cli.usage.report", "upstream.wire",
+    "cli.usage.query", "cli.usage.report", "transport.wire",
 }  # fmt: skip
 INPUT_OUTPUT = {
     "asyncio",

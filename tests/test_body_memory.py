@@ -14,8 +14,8 @@ from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest
 from shim.call.spool import SpoolSpace
 from shim.headers import Headers
-from shim.upstream.client import Upstream, UpstreamResponse
-from shim.upstream.wire import WireRequest, WireResponse
+from shim.transport.wire import WireRequest, WireResponse
+from shim.upstream import Upstream, UpstreamResponse
 from tests.support.memory import traced
 from tests.support.transports import MadeUp, Scripted, Unconnected, pieces
 

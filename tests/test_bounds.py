@@ -15,7 +15,7 @@ from shim.keys import cache, limits, listing, scan, vault
 from shim.keys.admin import importing
 from shim.keys.azure import api_management, credential, key_vault, sdk, vault_errors, writing
 from shim.monitoring import call_log, clients, tally, trace_export
-from shim.upstream import transport
+from shim.transport import direct
 from shim.worker import cycle, protocol, server
 
 KIB, MIB = 1024, 1024 * 1024
@@ -27,7 +27,7 @@ BOUNDS: list[tuple[ModuleType, dict[str, object]]] = [
     (importing, {"CONCURRENCY": 8}),
     (spool, {"PIECE_BYTES": 64 * KIB, "MEMORY_BYTES": MIB, "TOTAL_BYTES": 256 * MIB}),
     (json_top_level, {"MAX_STRING_BYTES": 3 * KIB, "MAX_BYTES": 128 * KIB, "MAX_BRACKETS": 2048}),
-    (transport, {"READ_BYTES": 240 * KIB, "HAPPY_EYEBALLS_SECONDS": 0.25}),
+    (direct, {"READ_BYTES": 240 * KIB, "HAPPY_EYEBALLS_SECONDS": 0.25}),
     (
         cache,
         {

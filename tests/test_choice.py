@@ -11,11 +11,11 @@ import pytest
 import trustme
 
 from shim.settings import Settings
-from shim.upstream.choice import Choice, choose_transport, open_transport
-from shim.upstream.client import Upstream
-from shim.upstream.through_httpx import HttpxTransport
-from shim.upstream.transport import ShimTransport
-from shim.upstream.wire import ConnectError, Transport, origin_of
+from shim.transport.choice import Choice, choose_transport, open_transport
+from shim.transport.direct import ShimTransport
+from shim.transport.through_httpx import HttpxTransport
+from shim.transport.wire import ConnectError, Transport, origin_of
+from shim.upstream import Upstream
 from tests.test_transport import GOOD, answering, get, peer, send, server_side, whole
 
 PROXY = "http://user:hunter2@proxy.example:3128"

@@ -19,9 +19,8 @@ from shim.errors import (
     UpstreamUnreachable,
 )
 from shim.headers import Headers
-from shim.upstream.client import Upstream, UpstreamResponse
-from shim.upstream.transport import ShimTransport
-from shim.upstream.wire import (
+from shim.transport.direct import ShimTransport
+from shim.transport.wire import (
     ConnectError,
     ConnectTimeout,
     LocalProtocolError,
@@ -34,6 +33,7 @@ from shim.upstream.wire import (
     WireResponse,
     WriteError,
 )
+from shim.upstream import Upstream, UpstreamResponse
 from tests.support.outlets import relayed
 from tests.support.transports import MadeUp, Scripted, body_of, pieces
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shim import errors
-from shim.cors import Cors
+from shim.answer.cors import Cors
 from shim.errors import OriginNotAllowed
 from shim.headers import Headers
 from shim.settings.origins import OriginPattern

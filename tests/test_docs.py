@@ -26,7 +26,7 @@ from devhost.host import Host
 from shim.__main__ import app
 from shim.errors import ShimError
 from shim.settings import Settings
-from shim.upstream.choice import choose_transport
+from shim.transport.choice import choose_transport
 from tests.conftest import KEY, ROOT
 from tests.test_settings import LEAST, Asked
 

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from shim.upstream.exchange import Exchange
-from shim.upstream.wire import ReadTimeout, RemoteProtocolError, WriteError
+from shim.transport.exchange import Exchange
+from shim.transport.wire import ReadTimeout, RemoteProtocolError, WriteError
 from tests.support.outlets import Recorded
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 

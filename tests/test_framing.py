@@ -6,7 +6,7 @@ test_transport.py sees the same over sockets; here stand the rules by themselves
 import pytest
 
 from shim.headers import Headers
-from shim.upstream.framing import ends_with, fault_of, is_framed
+from shim.transport.framing import ends_with, fault_of, is_framed
 
 CHUNKED: Headers = [(b"Transfer-Encoding", b" Chunked ")]
 SIZED: Headers = [(b"Content-Length", b"5")]

@@ -45,10 +45,10 @@ from devhost.azure.vault import START, Clock, Credential, VaultDouble
 from shim.keys.azure.api_management import Apim, ApimApi, ApimError, ApimService, ApimSubscription
 from shim.keys.azure.credential import SharedCredential, TokenTimeoutError
 from shim.keys.azure.key_vault import VaultSecrets
-from shim.keys.azure.sockets import make_socket
 from shim.keys.azure.transport import SdkTransport
 from shim.keys.azure.vault_errors import Access, VaultError, explain
 from shim.keys.azure.writing import WritableSecrets
+from shim.transport.sockets import make_socket
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time, turns_until
 
 SCOPE = "https://vault.azure.net/.default"

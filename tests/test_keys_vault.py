@@ -38,13 +38,13 @@ from shim.keys.azure import key_vault as secrets
 from shim.keys.azure import sdk
 from shim.keys.azure.credential import SharedCredential, open_credential
 from shim.keys.azure.key_vault import VaultSecrets
-from shim.keys.azure.sockets import LoopsOwnSocket
 from shim.keys.cache import CachedKeyStore
 from shim.keys.local import LocalKeyStore
 from shim.keys.scan import ScanKeyStore
 from shim.keys.subscription import Subscription, digest_of
 from shim.keys.vault import VaultKeyStore
 from shim.settings import Settings
+from shim.transport.sockets import LoopsOwnSocket
 from tests.support.secrets import secrets_in
 
 PREFIX = "apim-sub-"

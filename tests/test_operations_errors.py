@@ -25,10 +25,9 @@ from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest
 from shim.call.spool import SpoolSpace
 from shim.errors import UpstreamBroken, UpstreamUnreachable
-from shim.upstream.client import Upstream
-from shim.upstream.exchange import Exchange
-from shim.upstream.transport import ShimTransport
-from shim.upstream.wire import (
+from shim.transport.direct import ShimTransport
+from shim.transport.exchange import Exchange
+from shim.transport.wire import (
     ConnectError,
     ConnectTimeout,
     RemoteProtocolError,
@@ -36,6 +35,7 @@ from shim.upstream.wire import (
     WriteError,
     origin_of,
 )
+from shim.upstream import Upstream
 from tests.conftest import KEY, StartHost
 from tests.support.outlets import relayed
 from tests.test_body import JSON, opened

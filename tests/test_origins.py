@@ -11,7 +11,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from shim.cors import Cors
+from shim.answer.cors import Cors
 from shim.settings.origins import OriginPattern
 
 EXACT = "https://app.contoso.dev"

@@ -38,7 +38,7 @@ READ_ON_PURPOSE = {
     "WEBSITE_SITE_NAME": "tells that this is Azure",
 }
 
-# Read by shim/upstream/choice.py, as curl and httpx read them.
+# Read by shim/transport/choice.py, as curl and httpx read them.
 PROXIES = {"ALL_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 
 # Set by shim/monitoring/exporters.py for Azure Monitor's exporter: it is to tell nobody about itself.

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from shim.upstream.connection import Connection
-from shim.upstream.pool import Counts, Pool
+from shim.transport.connection import Connection
+from shim.transport.pool import Counts, Pool
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 
 
@@ -40,7 +40,7 @@ def test_a_pool_has_counted_nothing_at_first() -> None:
 
 def test_the_connection_used_last_is_handed_out_first() -> None:
     async def scenario(loop: VirtualLoop) -> None:
-        pool = Pool(counts := Counts())
+        pool = Pool("a.example", counts := Counts())
         first, last = release(pool, 2)
         assert pool.take() is last
         assert pool.take() is first
@@ -52,7 +52,7 @@ def test_the_connection_used_last_is_handed_out_first() -> None:
 
 def test_a_connection_found_dead_is_closed_and_the_next_one_taken() -> None:
     async def scenario(loop: VirtualLoop) -> None:
-        pool = Pool(counts := Counts())
+        pool = Pool("a.example", counts := Counts())
         good, *dead = release(pool, 3)
         for connection in dead:
             connection.fresh = False
@@ -66,7 +66,7 @@ def test_a_connection_found_dead_is_closed_and_the_next_one_taken() -> None:
 @pytest.mark.parametrize(("seconds", "reused"), [(89.9, True), (90, False), (91, False)])
 def test_a_connection_is_reused_within_ninety_seconds(seconds: float, reused: bool) -> None:
     async def scenario(loop: VirtualLoop) -> None:
-        pool = Pool(Counts())
+        pool = Pool("a.example", Counts())
         loop.now = 1000
         [connection] = release(pool)
         loop.now += seconds
@@ -77,7 +77,7 @@ def test_a_connection_is_reused_within_ninety_seconds(seconds: float, reused: bo
 
 def test_idle_connections_are_closed_at_most_a_third_of_their_time_late() -> None:
     async def scenario(loop: VirtualLoop) -> None:
-        pool = Pool(Counts())
+        pool = Pool("a.example", Counts())
         [early] = release(pool)
         loop.now = 60
         [late] = release(pool)
@@ -101,7 +101,7 @@ def test_after_a_response_that_nobody_asked_for_nothing_is_kept_for_a_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def scenario(loop: VirtualLoop) -> None:
-        pool = Pool(Counts())
+        pool = Pool("a.example", Counts())
         loop.now = 1000
         [idle] = release(pool)
         pool.distrust()
@@ -118,7 +118,7 @@ def test_after_a_response_that_nobody_asked_for_nothing_is_kept_for_a_minute(
 
 def test_an_upstream_that_goes_on_so_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(loop: VirtualLoop) -> None:
-        pool = Pool(Counts())
+        pool = Pool("a.example", Counts())
         for now in (1000, 1059, 1118.9, 1178.9, 1200):
             loop.now = now
             pool.distrust()
@@ -131,7 +131,7 @@ def test_an_upstream_that_goes_on_so_is_logged_once_a_minute(caplog: pytest.LogC
 
 def test_a_machine_that_has_just_started_keeps_connections_too() -> None:
     async def scenario(loop: VirtualLoop) -> None:
-        pool = Pool(Counts())
+        pool = Pool("a.example", Counts())
         loop.now = 0.5
         [connection] = release(pool)
         assert pool.take() is connection
@@ -148,7 +148,7 @@ def test_a_busy_pool_has_one_timer_for_all_its_connections(monkeypatch: pytest.M
         return loop.call_at(loop.time() + delay, callback)
 
     async def scenario(loop: VirtualLoop) -> None:
-        pool = Pool(Counts())
+        pool = Pool("a.example", Counts())
         for _ in range(100):
             release(pool)
             pool.take()
@@ -161,7 +161,7 @@ def test_a_busy_pool_has_one_timer_for_all_its_connections(monkeypatch: pytest.M
 
 def test_a_closed_pool_is_let_go_at_once() -> None:
     async def scenario(loop: VirtualLoop) -> None:
-        pool = Pool(Counts())
+        pool = Pool("a.example", Counts())
         release(pool)
         pool.close()
         closed = weakref.ref(pool)
@@ -173,7 +173,7 @@ def test_a_closed_pool_is_let_go_at_once() -> None:
 
 def test_a_closed_pool_holds_nothing_and_watches_nothing() -> None:
     async def scenario(loop: VirtualLoop) -> None:
-        pool = Pool(Counts())
+        pool = Pool("a.example", Counts())
         connections = release(pool, 2)
         pool.close()
         assert all(connection.closed for connection in connections)

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from shim.answer.cors import Cors
 from shim.app import answer
 from shim.asgi import Request, Response
-from shim.cors import Cors
 from shim.headers import Headers
 from shim.monitoring.operation import operation_name
 from shim.monitoring.record import CallRecord, Meter

@@ -14,8 +14,8 @@ from shim.call.caller import Caller
 from shim.errors import NotFound
 from shim.headers import Headers
 from shim.monitoring.record import CallRecord, Meter
-from shim.upstream.client import UpstreamResponse
-from shim.upstream.wire import RemoteProtocolError
+from shim.transport.wire import RemoteProtocolError
+from shim.upstream import UpstreamResponse
 from tests.support.outlets import Recorded
 from tests.support.transports import MadeUp, pieces
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time

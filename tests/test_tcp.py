@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 import trustme
 
-from shim.upstream.tcp import Tcp, probe_when_silent
-from shim.upstream.tls import said_close_notify
+from shim.transport.tcp import Tcp, probe_when_silent
+from shim.transport.tls import said_close_notify
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from shim.headers import Headers
-from shim.upstream import wire
-from shim.upstream.through_httpx import HttpxTransport
-from shim.upstream.wire import WireRequest, origin_of
+from shim.transport import wire
+from shim.transport.through_httpx import HttpxTransport
+from shim.transport.wire import WireRequest, origin_of
 from tests.support.transports import pieces
 
 ASKED = WireRequest("GET", origin_of("https://a.example"), b"/", [(b"host", b"a.example")])

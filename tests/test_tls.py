@@ -23,9 +23,9 @@ from typing import Any
 import pytest
 import trustme
 
-from shim.upstream.tls import Sessions
-from shim.upstream.transport import ShimTransport
-from shim.upstream.wire import ConnectError, WireRequest, origin_of
+from shim.transport.direct import ShimTransport
+from shim.transport.tls import Sessions
+from shim.transport.wire import ConnectError, WireRequest, origin_of
 from tests.conftest import ROOT
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -36,8 +36,8 @@ import asyncio, json, sys
 from azure.core.credentials import AccessTokenInfo
 from shim.keys.azure.api_management import Apim
 from shim.keys.azure.key_vault import VaultSecrets
-from shim.upstream.choice import Choice, open_transport
-from shim.upstream.wire import WireRequest, origin_of
+from shim.transport.choice import Choice, open_transport
+from shim.transport.wire import WireRequest, origin_of
 
 class Credential:
     async def get_token_info(self, *scopes, options=None):

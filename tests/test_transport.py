@@ -24,13 +24,13 @@ from aiohappyeyeballs.types import AddrInfoType
 
 from shim.headers import Headers
 from shim.settings import Settings
-from shim.upstream.choice import Choice, choose_transport, open_transport
-from shim.upstream.connection import Connection
-from shim.upstream.exchange import Exchange
-from shim.upstream.pool import Counts, Pool
-from shim.upstream.tcp import Tcp
-from shim.upstream.transport import ShimTransport
-from shim.upstream.wire import (
+from shim.transport.choice import Choice, choose_transport, open_transport
+from shim.transport.connection import Connection
+from shim.transport.direct import ShimTransport
+from shim.transport.exchange import Exchange
+from shim.transport.pool import Counts, Pool
+from shim.transport.tcp import Tcp
+from shim.transport.wire import (
     ConnectError,
     ConnectTimeout,
     LocalProtocolError,
@@ -1347,7 +1347,9 @@ def test_a_request_is_on_its_way_before_anything_else_can_happen(
         theirs.setblocking(False)
         with theirs:
             _, connection = await loop.create_connection(
-                lambda: Connection(loop, Tcp(connected), memoryview(bytearray(1024)), Pool(Counts())),
+                lambda: Connection(
+                    loop, Tcp(connected), memoryview(bytearray(1024)), Pool("a.example", Counts())
+                ),
                 sock=connected,
             )
             connection.send(head, b"", None, head_only=False, read_timeout=None)

@@ -5,7 +5,7 @@ Of a Host header that is wrong APIM makes a 404; a key in a `repr` ends up in a 
 
 import pytest
 
-from shim.upstream.wire import (
+from shim.transport.wire import (
     ConnectError,
     ConnectTimeout,
     LocalProtocolError,

@@ -19,9 +19,9 @@ from devhost.azure.faults import CLIENT, PRINCIPAL
 from devhost.azure.tls import client_tls, server_tls, write_authority
 from devhost.azure.vault import Clock, Credential, VaultDouble, running_vault
 from shim.keys.azure.api_management import Apim
-from shim.keys.azure.sockets import make_socket
 from shim.keys.azure.writing import WritableSecrets
 from shim.settings import Settings
+from shim.transport.sockets import make_socket
 
 IDENTITY_HEADER = "Zq4Rw8Xn2Vt6Yk0Pm5Hd3Js7Lf"
 SUBSCRIPTION = "11111111-2222-4333-8444-555555555555"

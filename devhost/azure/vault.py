@@ -24,7 +24,7 @@ from azure.core.pipeline.transport import AioHttpTransport
 
 from devhost.azure.faults import CLIENT, PRINCIPAL, Fault, challenge, error
 from devhost.azure.tls import client_tls, server_tls
-from shim.keys.azure.sockets import make_socket
+from shim.transport.sockets import make_socket
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -9,8 +9,8 @@ from shim.call.caller import Caller
 from shim.errors import CallerGone, UpstreamFailed
 from shim.headers import Headers
 from shim.monitoring.record import CallRecord
-from shim.upstream.client import UpstreamResponse
-from shim.upstream.wire import Write
+from shim.transport.wire import Write
+from shim.upstream import UpstreamResponse
 
 
 class StreamedResponse(Response):

@@ -9,7 +9,7 @@ from shim.call.parse import Call
 from shim.call.routes import Route
 from shim.headers import Headers, values_of
 from shim.settings import Settings
-from shim.upstream.client import Upstream, UpstreamResponse
+from shim.upstream import Upstream, UpstreamResponse
 
 # Errors are short. A longer body is something else, and passes as it is.
 _MAX_BYTES = 64 * 1024

@@ -27,7 +27,7 @@ log = logging.getLogger("shim")
 _REFUSED_METHODS = frozenset([b"CONNECT", b"TRACE"])
 # The host takes 32 KB of headers from a caller (devhost/limits.py), and adds a few.
 MAX_HEAD_BYTES = 64 * 1024
-# At once, as from upstream (upstream/transport.py).
+# At once, as from upstream (transport/direct.py).
 READ_BYTES = 240 * 1024
 _INVOCATION_ID_LINE = re.compile(rb"^x-ms-invocation-id:[ \t]*([0-9A-Za-z-]{1,64})[ \t]*\r?$", re.I | re.M)
 

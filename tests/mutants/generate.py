@@ -2,7 +2,7 @@
 
 `lines` has the numbers of the module's lines that changed.
 
-Runs in the environment of requirements-mutants.txt: python tests/mutants/generate.py shim/cors.py
+Runs in the environment of requirements-mutants.txt: python tests/mutants/generate.py shim/answer/cors.py
 """
 
 import difflib

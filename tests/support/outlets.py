@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shim.headers import Headers
-from shim.upstream.client import UpstreamResponse
+from shim.upstream import UpstreamResponse
 
 
 @dataclass

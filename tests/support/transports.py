@@ -1,10 +1,10 @@
-"""Responses and transports that a test makes up: what shim/upstream/wire.py asks of them, and no network."""
+"""Responses and transports that a test makes up: what shim/transport/wire.py asks of them, and no network."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from shim.headers import Headers
-from shim.upstream.wire import WireRequest, WireResponse
+from shim.transport.wire import WireRequest, WireResponse
 
 type Reply = Callable[[WireRequest], Awaitable[WireResponse]]
 

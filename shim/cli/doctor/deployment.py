@@ -3,10 +3,10 @@
 import json
 from collections.abc import AsyncIterator, Mapping
 
+from shim.answer.cors import Cors
 from shim.cli.doctor.client import Client, NoResponseError
 from shim.cli.doctor.finding import Finding, failed, ok, warning
 from shim.cli.doctor.target import Target
-from shim.cors import Cors
 from shim.errors import OriginNotAllowed
 
 _PREFLIGHT = {

@@ -3,7 +3,7 @@
 import aiohttp
 from azure.core.pipeline.transport._aiohttp import AioHttpTransport
 
-from shim.keys.azure.sockets import make_socket
+from shim.transport.sockets import make_socket
 
 
 class SdkTransport(AioHttpTransport):

@@ -15,8 +15,8 @@ sys.path.insert(0, str(_ROOT))
 app: func.FunctionApp = runpy.run_path(str(_ROOT / "function_app.py"))["app"]
 
 from shim.asgi import Request, Response  # noqa: E402 - where the app's packages are is known only now
-from shim.upstream.connection import Connection  # noqa: E402
-from shim.upstream.pool import Pool  # noqa: E402
+from shim.transport.connection import Connection  # noqa: E402
+from shim.transport.pool import Pool  # noqa: E402
 
 
 @app.route(trigger_arg_name="request", route="soak", methods=["GET"])

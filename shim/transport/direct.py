@@ -13,13 +13,13 @@ import aiohappyeyeballs
 from aiohappyeyeballs.types import AddrInfoType
 
 from shim.headers import Headers, joined
-from shim.keys.azure.sockets import make_socket
-from shim.upstream.connection import Connection
-from shim.upstream.exchange import Exchange, StaleConnectionError
-from shim.upstream.pool import KEEPALIVE_SECONDS, Counts, Pool
-from shim.upstream.tcp import Tcp, probe_when_silent
-from shim.upstream.tls import Sessions
-from shim.upstream.wire import ConnectError, ConnectTimeout, LocalProtocolError, Origin, WireRequest
+from shim.transport.connection import Connection
+from shim.transport.exchange import Exchange, StaleConnectionError
+from shim.transport.pool import KEEPALIVE_SECONDS, Counts, Pool
+from shim.transport.sockets import make_socket
+from shim.transport.tcp import Tcp, probe_when_silent
+from shim.transport.tls import Sessions
+from shim.transport.wire import ConnectError, ConnectTimeout, LocalProtocolError, Origin, WireRequest
 
 # After which another address is tried beside one that does not answer (RFC 8305, section 5).
 HAPPY_EYEBALLS_SECONDS = 0.25
@@ -101,7 +101,7 @@ class ShimTransport:
     def _pool(self, origin: Origin) -> Pool:
         pool = self._pools.get(origin)
         if pool is None:
-            pool = self._pools[origin] = Pool(self.counts, self._keepalive)
+            pool = self._pools[origin] = Pool(origin.host, self.counts, self._keepalive)
         return pool
 
     async def _connect(self, origin: Origin, pool: Pool, timeout: float | None) -> Connection:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from shim.upstream.connection import Connection
+from shim.transport.connection import Connection
 
 log = logging.getLogger("shim")
 
@@ -30,8 +30,9 @@ class Counts:
 class Pool:
     """Hands out the connection used last, so that those that are not needed grow old and go."""
 
-    def __init__(self, counts: Counts, keepalive: float = KEEPALIVE_SECONDS) -> None:
+    def __init__(self, host: str, counts: Counts, keepalive: float = KEEPALIVE_SECONDS) -> None:
         self.idle: list[Connection] = []
+        self._host = host
         self._counts = counts
         self._keepalive = keepalive
         self._loop = asyncio.get_running_loop()
@@ -62,7 +63,8 @@ class Pool:
         """A response came that nobody had asked for: the next might come just after a request, and pass for its own."""
         if self._loop.time() >= self._distrusted_until:
             log.error(
-                "the APIM API sent a response that nobody asked for: its connections are not reused for %d s",
+                "%s sent a response that nobody asked for: its connections are not reused for %d s",
+                self._host,
                 _DISTRUST_SECONDS,
             )
         self._distrusted_until = self._loop.time() + _DISTRUST_SECONDS

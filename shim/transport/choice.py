@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from shim.settings import Settings
-from shim.upstream.pool import KEEPALIVE_SECONDS
-from shim.upstream.transport import ShimTransport
-from shim.upstream.wire import Transport
+from shim.transport.direct import ShimTransport
+from shim.transport.pool import KEEPALIVE_SECONDS
+from shim.transport.wire import Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def open_transport(choice: Choice, *, verify: ssl.SSLContext | None = None) -> T
     if choice.name == "shim":
         return ShimTransport(verify=verify)
     # Nobody else needs httpx, whose import is a tenth of what the app takes to start (bench/NOTES.md).
-    from shim.upstream.through_httpx import open_httpx
+    from shim.transport.through_httpx import open_httpx
 
     return open_httpx(choice.proxy, verify, KEEPALIVE_SECONDS)
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from shim.headers import Headers
-from shim.upstream.wire import Drain, ReadTimeout, RemoteProtocolError, WireResponse, Write
+from shim.transport.wire import Drain, ReadTimeout, RemoteProtocolError, WireResponse, Write
 
 # Of a response that is read more slowly than it arrives; each connection in use holds that much and one read more.
 _READ_AHEAD_BYTES = 64 * 1024

@@ -13,11 +13,11 @@ from typing import Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from shim.headers import Headers
-from shim.upstream import framing
-from shim.upstream.exchange import Exchange, StaleConnectionError
-from shim.upstream.tcp import Tcp
-from shim.upstream.tls import said_close_notify
-from shim.upstream.wire import LocalProtocolError, RemoteProtocolError, WriteError
+from shim.transport import framing
+from shim.transport.exchange import Exchange, StaleConnectionError
+from shim.transport.tcp import Tcp
+from shim.transport.tls import said_close_notify
+from shim.transport.wire import LocalProtocolError, RemoteProtocolError, WriteError
 
 # Of the head of a response, and of what may stand between the pieces of its body. Services behind gateways send long
 # headers (content-security-policy, say).

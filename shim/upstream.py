@@ -10,7 +10,7 @@ from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest
 from shim.errors import NO_RETRY, InvalidRequest, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from shim.headers import Headers, values_of
-from shim.upstream.wire import (
+from shim.transport.wire import (
     ConnectError,
     Drain,
     LocalProtocolError,

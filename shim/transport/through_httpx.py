@@ -9,8 +9,8 @@ import h11
 import httpx
 
 from shim.headers import Headers
-from shim.upstream import wire
-from shim.upstream.wire import WireRequest, WireResponse
+from shim.transport import wire
+from shim.transport.wire import WireRequest, WireResponse
 
 # The first that fits: some are of the others' kinds.
 _ERRORS: tuple[tuple[type[Exception], type[wire.TransportError]], ...] = (

@@ -1,1 +1,0 @@
-"""The APIM API: connections to it, and what goes wrong with them."""
