@@ -107,8 +107,8 @@ class SdkTransport(AsyncHttpTransport[SdkRequest, SdkResponse]):
             raise TypeError(f"the SDK asks for {', '.join(sorted(unknown))}")
         await self.open()
         try:
-            carrier = self._carrier(request.url)
-            response = await carrier.send(_on_the_wire(request, connection_timeout, read_timeout))
+            wired = _on_the_wire(request, connection_timeout, read_timeout)
+            response = await self._carrier(request.url).send(wired)
             try:
                 body = await _read(response)
             finally:
