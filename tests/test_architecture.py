@@ -203,7 +203,7 @@ def test_importing_the_app_loads_nothing_that_only_operators_the_vault_or_anothe
 
 
 def test_the_azure_sdk_loads_no_http_client_of_its_own() -> None:
-    """aiohttp took a third of the time that the SDK took to load."""
+    """With aiohttp it took two fifths more CPU to load (docs/architecture.md)."""
     script = """
 import asyncio, json, os, sys
 import function_app
