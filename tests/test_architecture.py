@@ -59,8 +59,8 @@ PLACES: dict[str, set[str]] = {
     "aiohappyeyeballs": {"transport.direct", "transport.sockets"},
     "h11": {"transport.through_httpx"},
     "httptools": {"transport.connection", "worker.protocol"},
-    "aiohttp": {"keys.azure.transport"},
-    # Nowhere: a part of either is a part of each cold start.
+    # Nowhere: a part of any is a part of a cold start.
+    "aiohttp": set(),
     "uvicorn": set(),
     "starlette": set(),
     "multipart": {"call.body", "call.model_in_form"},
@@ -200,6 +200,28 @@ def test_importing_the_app_loads_nothing_that_only_operators_the_vault_or_anothe
     )  # fmt: skip
     prefixes = tuple(f"{name}." for name in unwanted)
     assert [name for name in in_a_process_of_its_own(LOADED) if f"{name}.".startswith(prefixes)] == []
+
+
+def test_the_azure_sdk_loads_no_http_client_of_its_own() -> None:
+    """With aiohttp it took two fifths more CPU to load (docs/architecture.md)."""
+    script = """
+import asyncio, json, os, sys
+import function_app
+from shim.keys.azure.api_management import Apim
+from shim.keys.azure.key_vault import VaultSecrets
+async def load():
+    for in_azure in (True, False):
+        secrets = VaultSecrets(os.environ["KEY_VAULT_URL"], in_azure=in_azure)
+        await secrets.warm()
+        await secrets.close()
+    async with Apim(os.environ["APIM_RESOURCE_ID"], resource_manager_url="https://management.azure.com"):
+        pass
+asyncio.run(load())
+print(json.dumps([name for name in sys.modules if "." not in name or name.count(".") == 2]))
+"""
+    loaded = set(in_a_process_of_its_own(script))
+    assert {"azure.keyvault.secrets", "azure.identity.aio", "azure.mgmt.apimanagement"} <= loaded
+    assert {"aiohttp", "multidict", "yarl", "httpx", "trio"} & loaded == set()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from shim.cli.keys import checking
 from shim.keys import cache, limits, listing, scan, vault
 from shim.keys.admin import importing
 from shim.keys.azure import api_management, credential, key_vault, sdk, vault_errors, writing
+from shim.keys.azure import transport as sdk_transport
 from shim.monitoring import call_log, clients, tally, trace_export
 from shim.transport import direct
 from shim.worker import cycle, protocol, server
@@ -54,6 +55,7 @@ BOUNDS: list[tuple[ModuleType, dict[str, object]]] = [
     (key_vault, {"CALL_BUDGET": 5, "ATTEMPTS": 2, "LOG_INTERVAL": 10}),
     (sdk, {"CONNECT_TIMEOUT": 1.5, "READ_TIMEOUT": 2}),
     (vault_errors, {"RETRY_SOON": 2, "RETRY_LATER": 15}),
+    (sdk_transport, {"MAX_BYTES": 4 * MIB}),
     (credential, {"TOKEN_BUDGET": 30, "TOKEN_MARGIN": 300}),
     (api_management, {"CONNECT_TIMEOUT": 5, "READ_TIMEOUT": 30, "RETRIES": 3}),
     (writing, {"MAX_TAG_LENGTH": 256}),

@@ -13,12 +13,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 from azure.core.credentials import AccessTokenInfo, TokenRequestOptions
 from azure.core.exceptions import ClientAuthenticationError
-from azure.core.pipeline.transport import AioHttpTransport
 
 from devhost.azure.faults import (
     CLIENT,
@@ -233,7 +231,7 @@ async def test_a_vault_without_a_connection_is_unreachable_and_may_have_done_wha
     await vault.stop()
     with pytest.raises(VaultError) as stopped:
         await reader.get(NAME)
-    assert stopped.value.reason == f"no connection to Key Vault {vault.url} (ClientConnectorError)"
+    assert stopped.value.reason == f"no connection to Key Vault {vault.url} (ConnectionRefusedError)"
     for failure in (cut.value, stopped.value):
         assert failure.reason.startswith(f"no connection to Key Vault {vault.url} (")
         assert (failure.fault, failure.retry_after, failure.maybe_done) == ("unreachable", 2, True)
@@ -368,13 +366,12 @@ async def test_a_client_that_could_not_be_opened_is_opened_by_the_next_call(
 async def test_a_vault_that_could_not_be_opened_closes_what_it_was_given(
     vault: VaultDouble, credential: Credential
 ) -> None:
-    session = aiohttp.ClientSession()
-    reader = VaultSecrets(
-        vault.url, credential=credential, transport=AioHttpTransport(session=session), budget=1
-    )
+    transport = SdkTransport()
+    await transport.open()
+    reader = VaultSecrets(vault.url, credential=credential, transport=transport, budget=1)
     await reader.close()
     assert credential.closed
-    assert session.closed
+    assert not transport.is_open
 
 
 # Writing.
@@ -412,12 +409,11 @@ async def azure(tmp_path: Path) -> AsyncIterator[Azure]:
 
 
 def apim_of(azure: Azure, resource_id: str = RESOURCE_ID) -> Apim:
-    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client_tls()))
     return Apim(
         resource_id,
         resource_manager_url=azure.apim.url,
         credential=ManagementCredential(azure.credential),
-        transport=Hurried(session=session),
+        transport=Hurried(client_tls()),
     )
 
 
@@ -565,18 +561,18 @@ async def test_a_defect_while_the_service_is_read_is_told_by_its_place(azure: Az
 
 
 async def test_a_service_is_left_with_everything_closed(azure: Azure) -> None:
-    session = aiohttp.ClientSession()
-    credential = Credential()
+    credential, transport = Credential(), Hurried()
+    await transport.open()
     opened = Apim(
         RESOURCE_ID,
         resource_manager_url=azure.apim.url,
         credential=credential,
-        transport=Hurried(session=session),
+        transport=transport,
     )
     async with opened:
-        before = credential.closed
-    assert (before, credential.closed) == (False, True)
-    assert session.closed
+        before = (credential.closed, transport.is_open)
+    assert before == (False, True)
+    assert (credential.closed, transport.is_open) == (True, False)
 
 
 class OfAnyScope(Credential):
@@ -614,7 +610,7 @@ async def test_a_token_for_the_service_is_one_for_its_clouds_resource_manager(az
         RESOURCE_ID,
         resource_manager_url=azure.apim.url,
         credential=credential,
-        transport=Hurried(session=aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client_tls()))),
+        transport=Hurried(client_tls()),
     )
     async with opened as apim:
         await apim.service()
@@ -782,7 +778,7 @@ async def test_the_vault_is_reached_by_the_proxy_that_the_environment_names(
 
 
 def test_a_vault_that_hangs_is_asked_twice_within_the_budget_of_a_call() -> None:
-    def open_one(url: str, transport: AioHttpTransport) -> Callable[[], Any]:
+    def open_one(url: str, transport: SdkTransport) -> Callable[[], Any]:
         reader = VaultSecrets(url, credential=Credential(), transport=transport)
 
         async def ask() -> None:
@@ -800,7 +796,7 @@ def test_a_vault_that_hangs_is_asked_twice_within_the_budget_of_a_call() -> None
 
 
 def test_an_api_management_that_hangs_is_asked_four_times() -> None:
-    def open_one(url: str, transport: AioHttpTransport) -> Callable[[], Any]:
+    def open_one(url: str, transport: SdkTransport) -> Callable[[], Any]:
         async def ask() -> None:
             opened = Apim(
                 RESOURCE_ID,
@@ -828,7 +824,7 @@ class Hurried(SdkTransport):
 
 
 def failure_of_what_hangs(
-    open_one: Callable[[str, AioHttpTransport], Callable[[], Any]],
+    open_one: Callable[[str, SdkTransport], Callable[[], Any]],
     *,
     tls: bool,
     attempts: int,
@@ -849,8 +845,7 @@ def failure_of_what_hangs(
             reached.set()
 
         server = await asyncio.start_server(hang, "127.0.0.1", 0, ssl=server_tls() if tls else None)
-        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client_tls()))
-        ask = open_one(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", Hurried(session=session))
+        ask = open_one(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", Hurried(client_tls()))
         asking = asyncio.ensure_future(ask())
         try:
             await reached.wait()  # the SDK is imported first

@@ -152,6 +152,7 @@ async def send(
     *,
     connect: float = PATIENCE,
     read: float | None = None,
+    head: float | None = None,
 ) -> WireResponse:
     """Sends as Upstream does: Host first, and one header that frames a body."""
     at = origin_of(origin)
@@ -161,7 +162,7 @@ async def send(
             fields.append((b"transfer-encoding", b"chunked"))
         elif body or method in ("POST", "PUT", "PATCH"):
             fields.append((b"content-length", b"%d" % len(body)))
-    return await transport.send(WireRequest(method, at, target.encode(), fields, body, connect, read))
+    return await transport.send(WireRequest(method, at, target.encode(), fields, body, connect, read, head))
 
 
 async def whole(sent: WireResponse) -> bytes:
@@ -1172,6 +1173,13 @@ async def test_a_body_that_falls_silent_is_given_up(transport: Transport) -> Non
         with pytest.raises(ReadTimeout):
             await anext(reading)
         await exchange.aclose()
+        await it.gone.wait()
+
+
+async def test_a_head_that_does_not_come_is_given_up(ours: ShimTransport) -> None:
+    async with peer(answering(b"", hang=True)) as it, asyncio.timeout(PATIENCE):
+        with pytest.raises(ReadTimeout, match=r"^no response within 0\.05 s$"):
+            await send(ours, "GET", it.origin, "/", [], b"", head=0.05)
         await it.gone.wait()
 
 

@@ -51,13 +51,14 @@ def test_a_requests_repr_shows_neither_its_key_nor_its_body(body: bytes | None) 
     )
     assert repr(request) == (
         "WireRequest(method='POST', origin=Origin(scheme='https', host='a.example', port=443,"
-        " authority=b'a.example'), target=b'/x?y', connect_timeout=None, read_timeout=None)"
+        " authority=b'a.example'), target=b'/x?y', connect_timeout=None, read_timeout=None, head_timeout=None)"
     )
 
 
 def test_a_request_has_no_body_and_all_the_time_unless_it_says_otherwise() -> None:
     request = WireRequest("GET", origin_of("https://a.example"), b"/", [])
-    assert (request.body, request.connect_timeout, request.read_timeout) == (b"", None, None)
+    assert request.body == b""
+    assert (request.connect_timeout, request.read_timeout, request.head_timeout) == (None, None, None)
 
 
 def test_every_error_is_a_transports_and_a_late_connection_is_none() -> None:

@@ -10,18 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import aiohttp
 from aiohttp import web
 from azure.core.credentials import AccessTokenInfo, TokenRequestOptions
-from azure.core.pipeline.transport import AioHttpTransport
 
 from devhost.azure.faults import CLIENT, PRINCIPAL
 from devhost.azure.tls import client_tls, server_tls, write_authority
 from devhost.azure.vault import Clock, Credential, VaultDouble, running_vault
 from shim.keys.azure.api_management import Apim
+from shim.keys.azure.transport import SdkTransport
 from shim.keys.azure.writing import WritableSecrets
 from shim.settings import Settings
-from shim.transport.sockets import make_socket
 
 IDENTITY_HEADER = "Zq4Rw8Xn2Vt6Yk0Pm5Hd3Js7Lf"
 SUBSCRIPTION = "11111111-2222-4333-8444-555555555555"
@@ -167,16 +165,11 @@ class Azure:
     def open_apim(self, settings: Settings) -> Apim | None:
         if settings.apim_resource_id is None:
             return None
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=client_tls(), socket_factory=make_socket),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
         return Apim(
             settings.apim_resource_id,
             resource_manager_url=self.apim.url,
             credential=ManagementCredential(self.credential),
-            transport=AioHttpTransport(session=session),
+            transport=SdkTransport(client_tls()),
         )
 
 

@@ -15,16 +15,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-import aiohttp
+from aiohappyeyeballs.types import AddrInfoType
 from aiohttp import web
-from aiohttp.abc import AbstractResolver, ResolveResult
 from azure.core.credentials import AccessTokenInfo, TokenRequestOptions
 from azure.core.exceptions import ClientAuthenticationError
-from azure.core.pipeline.transport import AioHttpTransport
 
 from devhost.azure.faults import CLIENT, PRINCIPAL, Fault, challenge, error
 from devhost.azure.tls import client_tls, server_tls
-from shim.transport.sockets import make_socket
+from shim.keys.azure.transport import SdkTransport
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -108,25 +106,6 @@ class Version:
         }
 
 
-class _Resolver(AbstractResolver):
-    """Leads every name to the double, so that clients use a vault's real URL and check its certificate."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        return [
-            ResolveResult(
-                hostname=host, host="127.0.0.1", port=self._port, family=socket.AF_INET, proto=0, flags=0
-            )
-        ]
-
-    async def close(self) -> None:
-        pass
-
-
 class VaultDouble:
     """The vault. `calls` counts authorised calls by kind; `fault`, while set, answers in its place."""
 
@@ -178,15 +157,13 @@ class VaultDouble:
         del self._secrets[secret]
         self._names = []
 
-    def transport(self) -> AioHttpTransport:
+    def transport(self) -> SdkTransport:
         """What the SDK's client is to send through: it trusts the double's certificate, and finds it."""
-        connector = aiohttp.TCPConnector(
-            resolver=_Resolver(self._port), ssl=client_tls(), socket_factory=make_socket
-        )
-        session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
-        )
-        return AioHttpTransport(session=session)
+        return SdkTransport(client_tls(), resolve=self._resolve)
+
+    async def _resolve(self, host: str, port: int) -> Sequence[AddrInfoType]:
+        """Leads every name to the double, so that clients use a vault's real URL and check its certificate."""
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", self._port))]
 
     async def start(self) -> None:
         app = web.Application()

@@ -26,7 +26,7 @@ class Choice:
 def choose_transport(settings: Settings, environ: Mapping[str, str]) -> Choice:
     """`environ` holds HTTPS_PROXY (or ALL_PROXY) and NO_PROXY, which count as curl reads them."""
     for url in dict.fromkeys([settings.apim_base_url, settings.apim_v1_base_url]):
-        if proxy := _proxy_for(url, environ):
+        if proxy := proxy_for(url, environ):
             reason = f"a proxy stands between the shim and {urlsplit(url).hostname} (HTTPS_PROXY)"
             return Choice("httpx", reason, proxy)
     if settings.upstream_transport == "httpx":
@@ -44,7 +44,8 @@ def open_transport(choice: Choice, *, verify: ssl.SSLContext | None = None) -> T
     return open_httpx(choice.proxy, verify, KEEPALIVE_SECONDS)
 
 
-def _proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
+def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
+    """The proxy between here and the origin of a URL, as curl reads the environment; None for none."""
     parts = urlsplit(url)
     # HTTP_PROXY in capitals could be a caller's header in a CGI; plain HTTP is for localhost alone here.
     names = (

@@ -19,7 +19,14 @@ from shim.transport.pool import KEEPALIVE_SECONDS, Counts, Pool
 from shim.transport.sockets import make_socket
 from shim.transport.tcp import Tcp, probe_when_silent
 from shim.transport.tls import Sessions
-from shim.transport.wire import ConnectError, ConnectTimeout, LocalProtocolError, Origin, WireRequest
+from shim.transport.wire import (
+    ConnectError,
+    ConnectTimeout,
+    LocalProtocolError,
+    Origin,
+    ReadTimeout,
+    WireRequest,
+)
 
 # After which another address is tried beside one that does not answer (RFC 8305, section 5).
 HAPPY_EYEBALLS_SECONDS = 0.25
@@ -73,7 +80,7 @@ class ShimTransport:
             exchange = connection.send(
                 head, body, length, head_only=request.method == "HEAD", read_timeout=request.read_timeout
             )
-            await exchange.begun()
+            await _begun(exchange, request.head_timeout)
             return exchange
 
         pool = self._pool(request.origin)
@@ -143,6 +150,17 @@ class ShimTransport:
         if self._tls is None:
             self._tls = self._sessions.resumed_by(self._verify or ssl.create_default_context())
         return self._tls
+
+
+async def _begun(exchange: Exchange, timeout: float | None) -> None:
+    if timeout is None:
+        await exchange.begun()
+        return
+    try:
+        async with asyncio.timeout(timeout):
+            await exchange.begun()
+    except TimeoutError:
+        raise ReadTimeout(f"no response within {timeout:g} s") from None
 
 
 async def _resolve(host: str, port: int) -> Sequence[AddrInfoType]:

@@ -19,6 +19,6 @@ class LoopsOwnSocket(socket.socket):
 
 
 def make_socket(address: AddrInfoType) -> LoopsOwnSocket:
-    """A socket factory, as aiohttp and aiohappyeyeballs take one."""
+    """A socket factory, as aiohappyeyeballs takes one."""
     family, kind, protocol, *_ = address
     return LoopsOwnSocket(family, kind, protocol)

@@ -42,7 +42,10 @@ class HttpxTransport:
             stream=httpx.ByteStream(request.body) if isinstance(request.body, bytes) else _Body(request.body),
             extensions={
                 "timeout": httpx.Timeout(
-                    None, connect=request.connect_timeout, read=request.read_timeout
+                    # It knows one silence, of head and body alike.
+                    None,
+                    connect=request.connect_timeout,
+                    read=request.read_timeout,
                 ).as_dict()
             },
         )

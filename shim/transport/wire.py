@@ -57,8 +57,8 @@ class WireRequest:
     """A request as it goes on the wire: `target` as it is, `headers` and no others. They hold the subscription key.
 
     A body that is still to arrive is an iterator, which is used once. `connect_timeout` spans name look-up, TCP and
-    TLS, `read_timeout` is the silence that the response's body may have; both in seconds, None for any. How long its
-    head may take is for the sender to say.
+    TLS, `head_timeout` the wait for the response's head from then on, and `read_timeout` is the silence that its body
+    may have; all in seconds, None for any.
     """
 
     method: str
@@ -68,6 +68,7 @@ class WireRequest:
     body: bytes | AsyncIterator[bytes] = field(default=b"", repr=False)
     connect_timeout: float | None = None
     read_timeout: float | None = None
+    head_timeout: float | None = None
 
 
 class WireResponse(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import socket
@@ -15,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import trustme
 from azure.core.pipeline.transport import HttpRequest
-from azure.core.pipeline.transport._aiohttp import AioHttpTransport
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, load_pem_private_key
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 from cryptography.x509 import load_pem_x509_certificate
 
+from shim.keys.azure.transport import SdkTransport
 from tests.conftest import ROOT
 
 CACHE = ROOT / ".cache" / "lowkey"
@@ -49,17 +47,12 @@ class Lowkey:
     environ: dict[str, str]
     tls: ssl.SSLContext
 
-    def transport(self) -> AioHttpTransport:
+    def transport(self) -> SdkTransport:
         """Checks its certificate."""
-        connector = aiohttp.TCPConnector(ssl=self.tls)
-        return _Transport(
-            session=aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
-            )
-        )
+        return _Transport(self.tls)
 
 
-class _Transport(AioHttpTransport):
+class _Transport(SdkTransport):
     """Names the version that is to be changed: Key Vault takes the latest, Lowkey Vault answers 405."""
 
     async def send(self, request: Any, **options: Any) -> Any:
@@ -69,8 +62,7 @@ class _Transport(AioHttpTransport):
             for name in ("Content-Length", "Content-Type"):
                 asked.headers.pop(name, None)
             answer = await super().send(asked, **options)
-            await answer.load_body()  # type: ignore[attr-defined]
-            versions = json.loads(answer.body())["value"]
+            versions = answer.json()["value"]
             latest = max(versions, key=lambda version: version["attributes"]["created"])
             request.url = f"{path}{latest['id'].rpartition('/')[2]}?{query}"
         return await super().send(request, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -210,7 +211,7 @@ class VaultSecrets:
             logger=silent_logger(),
             logging_enable=False,
             raw_request_hook=suppress_span,
-            transport=self._transport or SdkTransport(),
+            transport=self._transport or SdkTransport(ssl.create_default_context()),
         )
 
     def _access(self) -> Access:

@@ -91,7 +91,7 @@ def explain(error: Exception, access: Access) -> VaultError:
         return VaultError(
             f"no connection to Key Vault {access.url} ({type(cause).__name__})",
             fault="unreachable",
-            # azure-core reports a connection that broke after the request as one that was never made.
+            # Nothing was sent this time, perhaps; but this may have been the second attempt.
             maybe_done=True,
         )
     return VaultError(
