@@ -10,7 +10,7 @@ import json
 import ssl
 import traceback
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -30,6 +30,7 @@ from azure.identity.aio import ManagedIdentityCredential
 
 from shim.keys.azure.response import SdkResponse
 from shim.keys.azure.transport import MAX_BYTES, SdkTransport
+from shim.transport.tls import default_trust
 from tests.support.virtual_time import VirtualLoop, run_in_virtual_time, turns_until
 from tests.test_transport import GOOD, PATIENCE, Serve, answering, peer, server_side
 
@@ -366,6 +367,14 @@ async def test_a_server_that_nobody_vouches_for_gets_no_request() -> None:
         assert (await trusting.send(HttpRequest("GET", it.origin))).text() == "ok"
 
 
+@pytest.fixture
+def trust_read_anew() -> Iterator[None]:
+    default_trust.cache_clear()
+    yield
+    default_trust.cache_clear()
+
+
+@pytest.mark.usefixtures("trust_read_anew")
 async def test_an_authority_of_the_environments_is_trusted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:

@@ -24,7 +24,7 @@ import pytest
 import trustme
 
 from shim.transport.direct import ShimTransport
-from shim.transport.tls import Sessions
+from shim.transport.tls import Sessions, default_trust
 from shim.transport.wire import ConnectError, WireRequest, origin_of
 from tests.conftest import ROOT
 
@@ -220,6 +220,16 @@ async def test_a_server_that_does_not_know_the_session_has_its_certificate_check
             await call(transport, url)
     async with serving(authority, "127.0.0.1", port=port):
         await call(transport, url)
+
+
+async def test_the_systems_certificates_are_read_once_for_all_who_name_none() -> None:
+    """20 ms, on the loop: the vault's client has them read in a thread, and upstream's first call finds them there."""
+    assert default_trust() is default_trust()
+    assert ShimTransport()._trusted() is ShimTransport()._trusted()
+    context = ssl.create_default_context()
+    named = ShimTransport(verify=context)._trusted()
+    assert named.context is context
+    assert named is not default_trust()
 
 
 def test_no_session_lives_on_in_those_that_resume_it(authority: trustme.CA) -> None:

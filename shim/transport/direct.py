@@ -18,7 +18,7 @@ from shim.transport.exchange import Exchange, StaleConnectionError
 from shim.transport.pool import KEEPALIVE_SECONDS, Counts, Pool
 from shim.transport.sockets import make_socket
 from shim.transport.tcp import Tcp, probe_when_silent
-from shim.transport.tls import Sessions
+from shim.transport.tls import Trust, default_trust
 from shim.transport.wire import (
     ConnectError,
     ConnectTimeout,
@@ -60,12 +60,10 @@ class ShimTransport:
         self.counts = Counts()
         self._keepalive = keepalive
         self._look_at = look_at
-        self._verify = verify
-        self._tls: ssl.SSLContext | None = None
+        self._trust = Trust.of(verify) if verify is not None else None
         self._resolve = resolve or _resolve
         self._pools: dict[Origin, Pool] = {}
         self._buffer = memoryview(bytearray(READ_BYTES))
-        self._sessions = Sessions()
 
     async def send(self, request: WireRequest) -> Exchange:
         """Sends the request and waits for the head of its response; a body may still be on its way when this returns.
@@ -96,7 +94,7 @@ class ShimTransport:
         connection = await self._connect(request.origin, pool, request.connect_timeout)
         exchange = await attempt(connection)
         if tls := connection.tls:
-            self._sessions.keep(tls)
+            self._trusted().sessions.keep(tls)
         return exchange
 
     async def aclose(self) -> None:
@@ -120,7 +118,7 @@ class ShimTransport:
                 _, connection = await loop.create_connection(
                     lambda: Connection(loop, self._look_at(connected), self._buffer, pool),
                     sock=connected,
-                    ssl=self._trust() if secure else None,
+                    ssl=self._trusted().context if secure else None,
                     server_hostname=origin.host if secure else None,
                     # uvloop keeps what is cancelled at the wrong moment, 256 KiB of buffer with it, until this ends:
                     # a minute unless it is told.
@@ -146,10 +144,10 @@ class ShimTransport:
             socket_factory=make_socket,
         )
 
-    def _trust(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = self._sessions.resumed_by(self._verify or ssl.create_default_context())
-        return self._tls
+    def _trusted(self) -> Trust:
+        if self._trust is None:
+            self._trust = default_trust()
+        return self._trust
 
 
 async def _begun(exchange: Exchange, timeout: float | None) -> None:

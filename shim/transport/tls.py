@@ -1,6 +1,8 @@
-"""TLS to upstream: sessions that new connections resume, and how a connection ended."""
+"""TLS to other servers: whom to trust, sessions that new connections resume, and how a connection ended."""
 
 import ssl
+from functools import lru_cache
+from typing import NamedTuple, Self
 
 
 class Sessions:
@@ -33,6 +35,24 @@ class Sessions:
         """Call it once something has been read: TLS 1.3 gives tickets after the handshake."""
         if tls.session is not None and not tls.session_reused and tls.server_hostname:
             self._by_host[tls.server_hostname] = tls.session
+
+
+class Trust(NamedTuple):
+    """A context, and the sessions that its connections resume."""
+
+    context: ssl.SSLContext
+    sessions: Sessions
+
+    @classmethod
+    def of(cls, context: ssl.SSLContext) -> Self:
+        sessions = Sessions()
+        return cls(sessions.resumed_by(context), sessions)
+
+
+@lru_cache(maxsize=1)
+def default_trust() -> Trust:
+    """The system's, for all who name none. Its certificates are read once, which takes 20 ms."""
+    return Trust.of(ssl.create_default_context())
 
 
 def said_close_notify(tls: ssl.SSLObject) -> bool:

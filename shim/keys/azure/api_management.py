@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -184,7 +183,7 @@ class Apim:
             logger=silent_logger(),
             logging_enable=False,
             raw_request_hook=suppress_span,
-            transport=self._transport or SdkTransport(ssl.create_default_context()),
+            transport=self._transport or SdkTransport(),
         )
 
     async def _read[Found](self, call: Awaitable[Found]) -> Found:

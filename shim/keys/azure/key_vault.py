@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +21,7 @@ from shim.keys.azure.vault_errors import (
     is_transient,
     timed_out,
 )
+from shim.transport.tls import default_trust
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncSupportsTokenInfo
@@ -196,6 +196,7 @@ class VaultSecrets:
 
         from shim.keys.azure.transport import SdkTransport
 
+        default_trust()  # here and not on the loop: reading the system's certificates takes 20 ms
         if self._credential is None:
             self._credential = SharedCredential(
                 open_credential(in_azure=self._in_azure, client_id=self._client_id)
@@ -211,7 +212,7 @@ class VaultSecrets:
             logger=silent_logger(),
             logging_enable=False,
             raw_request_hook=suppress_span,
-            transport=self._transport or SdkTransport(ssl.create_default_context()),
+            transport=self._transport or SdkTransport(),
         )
 
     def _access(self) -> Access:
