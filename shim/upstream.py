@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from urllib.parse import urlsplit
 
 from shim.call.body import Body
 from shim.call.caller import Caller
 from shim.call.rewrite import UpstreamRequest
+from shim.call.routes import split
 from shim.errors import NO_RETRY, InvalidRequest, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from shim.headers import Headers, values_of
 from shim.transport.wire import (
@@ -137,10 +137,9 @@ class Upstream:
 
         Raises UpstreamUnreachable, UpstreamTimeout or UpstreamBroken.
         """
+        origin, path = split(url)
         try:
-            response = await self._transport.send(
-                self._request("GET", url, urlsplit(url).path or "/", [], b"")
-            )
+            response = await self._transport.send(self._request("GET", origin, path or "/", [], b""))
         except TransportError as error:
             self._raise_translated(error)
             raise
@@ -168,15 +167,14 @@ class Upstream:
         return self._request(request.method, request.origin, request.target, headers, body)
 
     def _request(
-        self, method: str, url: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+        self, method: str, origin: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
     ) -> WireRequest:
-        """`url` names the origin."""
-        origin = origin_of(url)
+        to = origin_of(origin)
         return WireRequest(
             method,
-            origin,
+            to,
             target.encode("ascii"),
-            [(b"host", origin.authority), *headers],
+            [(b"host", to.authority), *headers],
             body,
             self._connect_timeout,
             self._read_timeout,

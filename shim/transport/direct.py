@@ -1,4 +1,4 @@
-"""A transport of our own: connections to upstream, opened, kept and used again.
+"""A transport of our own: connections to other servers, opened, kept and used again.
 
 httpx's own pool, and aiohttp's, each take several times as long for a call, re-encode targets or join headers
 (docs/benchmarks.md); a proxy can have none of that.

@@ -103,9 +103,9 @@ class Transport(Protocol):
         """Closes idle connections. Those in use belong to their exchanges."""
 
 
-@lru_cache(maxsize=8)  # the settings name two at most
+@lru_cache(maxsize=8)  # APIM's, the vault's, and those that tokens and keys come from
 def origin_of(url: str) -> Origin:
-    """Of a URL from the settings, which have checked it."""
+    """Of a URL from the settings, which have checked it, or from the Azure SDK. Raises KeyError or ValueError."""
     parts = urlsplit(url)
     host, default = parts.hostname or "", _DEFAULT_PORTS[parts.scheme]
     port = parts.port or default
