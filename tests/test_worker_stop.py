@@ -59,13 +59,17 @@ with asyncio.Runner(loop_factory=new_loop) as runner:
 FOR_EVER = "await asyncio.Event().wait()"
 
 
-@pytest.fixture
-def port() -> int:
-    """A free one, as the runtime looks for it."""
+def free_port() -> int:
+    """As the runtime looks for it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number: int = free.getsockname()[1]
         return number
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
 
 
 @asynccontextmanager
@@ -184,16 +188,16 @@ async def test_a_server_without_a_port_ends_its_process_which_the_host_then_repl
 
 async def test_a_server_outside_the_main_thread_serves_without_a_signal(port: int, loop: Loop) -> None:
     """No other thread is told of signals, nor may it ask to be."""
-    beside = """
-    serving.cancel()
-    await asyncio.gather(serving, return_exceptions=True)
-    again = WebServer("127.0.0.1", port, app).serve()
+    # Another port than that of the server in the main thread, which must not be taken for it.
+    elsewhere = free_port()
+    beside = f"""
+    again = WebServer("127.0.0.1", {elsewhere}, app).serve()
     await asyncio.to_thread(asyncio.run, again)
     """
     async with serving(port, loop, afterwards=beside.strip()) as process:
         assert await line_of(process) == "serving"
-        await accepts(port)
-        async with connect(f"http://127.0.0.1:{port}") as wire:
+        await accepts(elsewhere)
+        async with connect(f"http://127.0.0.1:{elsewhere}") as wire:
             await begin_request(process, wire)
             await wire.send(b"abc")
             assert (await wire.answer()).body == b"done"
