@@ -1,8 +1,7 @@
 """Who is calling: the subscription key from the headers, and the subscription from the key store."""
 
 import re
-from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from shim.errors import InvalidRequest, MalformedKey, MissingKey, UnknownKey
 from shim.headers import Headers, values_of
@@ -15,8 +14,7 @@ _BEARER = re.compile(rb"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 _VISIBLE_ASCII = re.compile(rb"[\x21-\x7e]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(NamedTuple):
     """A caller whose key is good.
 
     `authorization` is a user's token, which is sent upstream beside the key; `scheme` is where the key was found.
@@ -24,7 +22,11 @@ class Principal:
 
     subscription: Subscription
     scheme: str
-    authorization: bytes | None = field(default=None, repr=False)
+    authorization: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"Principal({self.subscription!r}, {self.scheme!r})"
 
 
 async def authenticate(headers: Headers, keys: KeyStore, user_token_header: str) -> Principal:

@@ -526,7 +526,7 @@ class FirstRefused(Flaky):
 
     async def send(self, request: WireRequest) -> Exchange:
         if not self.attempts:
-            request.origin = origin_of("http://127.0.0.1:1")
+            request = request._replace(origin=origin_of("http://127.0.0.1:1"))
         return await super().send(request)
 
 

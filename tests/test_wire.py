@@ -49,10 +49,7 @@ def test_a_requests_repr_shows_neither_its_key_nor_its_body(body: bytes | None) 
     request = WireRequest(
         "POST", origin_of("https://a.example"), b"/x?y", headers, body or pieces(b"a prompt")
     )
-    assert repr(request) == (
-        "WireRequest(method='POST', origin=Origin(scheme='https', host='a.example', port=443,"
-        " authority=b'a.example'), target=b'/x?y', connect_timeout=None, read_timeout=None, head_timeout=None)"
-    )
+    assert repr(request) == f"WireRequest('POST', {request.origin!r}, b'/x?y')"
 
 
 def test_a_request_has_no_body_and_all_the_time_unless_it_says_otherwise() -> None:

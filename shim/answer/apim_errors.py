@@ -2,8 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from shim import errors
 from shim.errors import SOURCE_HEADER
@@ -29,8 +28,7 @@ _SECONDS = re.compile(r"[Tt]ry again in (\d{1,9}) seconds?")
 _REPLENISHED = re.compile(r"replenished in (?:(\d{1,4})\.)?(\d{1,2}):(\d\d):(\d\d)")
 
 
-@dataclass(frozen=True, slots=True)
-class FailedCall:
+class FailedCall(NamedTuple):
     """The call that was refused: `method` and `path` of the v1 API, and, where the shim knows them, the `model` that
     the caller named and the `deployment` that it led to.
     """

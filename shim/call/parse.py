@@ -1,8 +1,8 @@
 """What a method and a path ask for. Pure."""
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from shim.call.operations import DeploymentPlace, deployment_place
 from shim.call.paths import refuse_escapes
@@ -22,8 +22,7 @@ _RIGHT_BASES = f'{_OPENAI_BASE} For AzureOpenAI, azure_endpoint is "https://<thi
 _REPEATED_ROOT = re.compile(r"/(?:openai|v1)(?:/|$)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What the caller asked for: `path` and `query` are as they were sent, `path` below the API's root.
 
     `operation` is that path as the v1 API has it: without a deployment and without a trailing slash. `deployment` is

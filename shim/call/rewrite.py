@@ -1,6 +1,6 @@
 """The call as the APIM API wants it. Pure."""
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from shim.auth import Principal
 from shim.call.body import Body
@@ -11,15 +11,17 @@ from shim.monitoring.tracing import TRACEPARENT, Span
 from shim.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(NamedTuple):
     """What goes upstream. `headers` hold the subscription key, so they stay out of `repr`."""
 
     method: str
     origin: str
     target: str
-    headers: Headers = field(repr=False)
+    headers: Headers
     body: Body
+
+    def __repr__(self) -> str:
+        return f"UpstreamRequest({self.method!r}, {self.origin!r}, {self.target!r})"
 
 
 def rewrite(

@@ -1,8 +1,7 @@
 """Where a call goes: from the caller's path, query and model to those of the APIM API. Pure."""
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from shim.call import query
@@ -16,8 +15,7 @@ _MAX_MODEL_LENGTH = 256
 type ModelUse = Literal["unread", "optional", "required"]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """Where the call goes: `origin` is `https://host[:port]`, `target` the path and query to ask it for.
 
     `model` is what the caller's body named and `deployment` the deployment it leads to, where the shim knows them;

@@ -1,10 +1,9 @@
 """One change to a body whose other bytes stay as they are."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Splice:
+class Splice(NamedTuple):
     """`replacement` takes the place of the bytes from `start` to `end`."""
 
     start: int

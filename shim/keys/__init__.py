@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from shim.keys.azure.key_vault import VaultSecrets
 from shim.keys.cache import CachedKeyStore
 from shim.keys.local import LocalKeyStore
-from shim.keys.scan import ScanKeyStore
 from shim.keys.store import KeyStore
 from shim.keys.subscription import Subscription, digest_of
 from shim.keys.vault import VaultKeyStore
@@ -33,6 +32,8 @@ def open_key_store(
         settings.key_vault_url, in_azure=settings.in_azure, client_id=settings.azure_client_id
     )
     if settings.key_lookup == "scan":
+        from shim.keys.scan import ScanKeyStore  # a start without it is shorter
+
         return ScanKeyStore(
             secrets,
             prefix=settings.key_secret_prefix,

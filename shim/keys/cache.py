@@ -8,8 +8,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from shim.errors import KeyStoreUnavailable, describe_defect
 from shim.keys.limits import Budget, Outage
@@ -49,8 +49,7 @@ BUSY = "The API key could not be checked just now, because too many unknown keys
 UNAVAILABLE = "The API key could not be checked just now. Try again."
 
 
-@dataclass(slots=True)
-class _Known:
+class _Known(NamedTuple):
     """A good key, and until when that may be relied on (seconds of the clock)."""
 
     subscription: Subscription
@@ -62,8 +61,7 @@ class _Known:
 type _Outcome = Subscription | KeyStoreUnavailable | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Lane:
+class _Lane(NamedTuple):
     """How lookups of one kind are rationed: so many at once, and each from a budget if there is one."""
 
     turns: AbstractAsyncContextManager[object]

@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shim.asgi import Response
 from shim.errors import ShimError
@@ -17,8 +17,7 @@ _REMEMBERED_SECONDS = 5.0
 _PATIENCE_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """Something that must hold before a call can be served.
 
     `run` raises ShimError with an operator's reason, which may name hosts and identities; `plain` is the reason
@@ -30,8 +29,7 @@ class Check:
     plain: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     name: str
     seconds: float
     reason: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import batched
 from typing import Literal, NamedTuple
 
@@ -31,8 +30,7 @@ type Value = float | Histogram
 type Attributes = dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Instrument:
+class Instrument(NamedTuple):
     """`kind` is a histogram, a counter, or a level, which goes up and down."""
 
     name: str

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple, Self
 
-import idna
-
 _HOST = r"\[[0-9a-f:]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
 # https://html.spec.whatwg.org/multipage/browsers.html#ascii-serialisation-of-an-origin
 _ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>{_HOST})(?::(?P<port>0|[1-9][0-9]{{0,4}}))?")
@@ -142,6 +140,8 @@ def _require_ipv4(host: str) -> None:
 
 
 def _punycode(host: str) -> str:
+    import idna  # few have such names, and a start without it is shorter
+
     try:
         return idna.encode(host, uts46=True).decode()
     except idna.IDNAError:

@@ -3,9 +3,8 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from shim.settings.origins import OriginPattern
@@ -26,19 +25,18 @@ _CORS_LISTS_DIFFER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CorsSettings:
+class CorsSettings(NamedTuple):
     origins: tuple[OriginPattern, ...]
     credentials: bool
 
 
-@dataclass
 class Reader:
     """Reads typed values and collects what is wrong with them, in words that never quote a value."""
 
-    environ: Mapping[str, str]
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
 
     def text(self, name: str, default: str = "") -> str:
         return self.environ.get(name, "").strip() or default

@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from shim.settings import Settings
@@ -11,8 +11,7 @@ from shim.transport.pool import KEEPALIVE_SECONDS
 from shim.transport.wire import Transport
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """A transport's name, and the reason why it is not the shim's own if it is not. `proxy` may hold a password."""
 
     name: str

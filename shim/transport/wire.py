@@ -1,7 +1,6 @@
 """What a transport carries, and what can go wrong on the way. Errors have the names that httpx gives to the same."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -52,8 +51,7 @@ class Origin(NamedTuple):
     authority: bytes
 
 
-@dataclass(slots=True)
-class WireRequest:
+class WireRequest(NamedTuple):
     """A request as it goes on the wire: `target` as it is, `headers` and no others. They hold the subscription key.
 
     A body that is still to arrive is an iterator, which is used once. `connect_timeout` spans name look-up, TCP and
@@ -64,11 +62,14 @@ class WireRequest:
     method: str
     origin: Origin
     target: bytes
-    headers: Headers = field(repr=False)
-    body: bytes | AsyncIterator[bytes] = field(default=b"", repr=False)
+    headers: Headers
+    body: bytes | AsyncIterator[bytes] = b""
     connect_timeout: float | None = None
     read_timeout: float | None = None
     head_timeout: float | None = None
+
+    def __repr__(self) -> str:
+        return f"WireRequest({self.method!r}, {self.origin!r}, {self.target!r})"
 
 
 class WireResponse(Protocol):

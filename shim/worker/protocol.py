@@ -9,7 +9,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import unquote
 
@@ -34,15 +33,15 @@ _INVOCATION_ID_LINE = re.compile(rb"^x-ms-invocation-id:[ \t]*([0-9A-Za-z-]{1,64
 type App = Callable[[Cycle], Awaitable[None]]
 
 
-@dataclass(slots=True)
 class Connections:
     """What a server's connections share, and who they are. What is read into `buffer` is parsed before the next is."""
 
-    app: App
-    invocations: Invocations
-    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))
-    opened: set[Connection] = field(default_factory=set)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    def __init__(self, app: App, invocations: Invocations) -> None:
+        self.app = app
+        self.invocations = invocations
+        self.buffer = memoryview(bytearray(READ_BYTES))
+        self.opened: set[Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
 
     def accept(self) -> Connection:
         return Connection(asyncio.get_running_loop(), self)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from shim.errors import describe_defect
 from shim.keys.azure.credential import TokenTimeoutError
@@ -51,8 +50,7 @@ class VaultError(Exception):
         self.maybe_done = maybe_done
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(NamedTuple):
     """Who calls which vault, and the RBAC role or access policy permissions they need there."""
 
     url: str
