@@ -195,7 +195,7 @@ class Upstream:
                 raise InvalidRequest(f"The call could not be sent on: {error}.") from error
             case ConnectError():
                 raise UpstreamUnreachable(
-                    "The APIM API could not be reached, and nothing was sent to it. Try again shortly."
+                    f"The APIM API could not be reached ({error}), and nothing was sent to it. Try again shortly."
                 ) from error
             case TimeoutError() | ReadTimeout():
                 raise self._timed_out() from error

@@ -159,6 +159,15 @@ async def test_through_a_proxy_a_call_arrives_as_it_is_and_the_proxy_learns_no_m
         ]
 
 
+async def test_a_proxy_that_opens_no_tunnel_has_been_sent_nothing_and_its_reason_is_said() -> None:
+    refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    async with peer(answering(refusal)) as proxy, asyncio.timeout(5):
+        transport = open_transport(Choice("httpx", "a proxy", proxy.origin))
+        with pytest.raises(ConnectError, match="407 Proxy Authentication Required"):
+            await get(transport, "https://a.example")
+        await transport.aclose()
+
+
 @pytest.mark.parametrize(("idle", "connections"), [(89, 1), (91, 2)])
 async def test_httpx_keeps_idle_connections_as_long_as_our_own_transport(
     monkeypatch: pytest.MonkeyPatch, idle: float, connections: int

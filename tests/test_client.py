@@ -121,7 +121,12 @@ async def test_times_are_handed_on_and_no_idle_timeout_is_any_silence(
 # What each becomes, after how many attempts, and what the caller is to do.
 ERRORS: list[tuple[Exception, type[ShimError], int, str]] = [
     (LocalProtocolError("no"), InvalidRequest, 1, "The call could not be sent on: no."),
-    (ConnectError("no"), UpstreamUnreachable, 2, "nothing was sent to it. Try again shortly."),
+    (
+        ConnectError("no"),
+        UpstreamUnreachable,
+        2,
+        "reached (no), and nothing was sent to it. Try again shortly.",
+    ),
     (ConnectTimeout("no"), UpstreamUnreachable, 2, "nothing was sent to it. Try again shortly."),
     (
         ReadTimeout("no"),

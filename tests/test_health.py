@@ -91,7 +91,7 @@ async def test_a_working_shim_is_ready_with_each_check_by_name_and_latency(
             "false",
             "the APIM API could not be reached; the log says why, and so does this page with READYZ_DETAILS=true",
         ),
-        ("true", "could not be reached, and nothing was sent"),
+        ("true", "could not be reached (ConnectionRefusedError), and nothing was sent"),
     ],
 )
 async def test_an_upstream_that_is_down_makes_the_shim_not_ready(

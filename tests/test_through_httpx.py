@@ -34,7 +34,7 @@ ERRORS: dict[type[httpx.TransportError], type[wire.TransportError]] = {
     httpx.CloseError: wire.RemoteProtocolError,
     httpx.NetworkError: wire.RemoteProtocolError,
     httpx.ProtocolError: wire.RemoteProtocolError,
-    httpx.ProxyError: wire.RemoteProtocolError,
+    httpx.ProxyError: wire.ConnectError,
     httpx.UnsupportedProtocol: wire.RemoteProtocolError,
     httpx.TransportError: wire.RemoteProtocolError,
 }

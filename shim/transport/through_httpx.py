@@ -19,6 +19,7 @@ _ERRORS: tuple[tuple[type[Exception], type[wire.TransportError]], ...] = (
     (httpx.LocalProtocolError, wire.LocalProtocolError),
     (httpx.ConnectError, wire.ConnectError),
     (httpx.ConnectTimeout, wire.ConnectTimeout),
+    (httpx.ProxyError, wire.ConnectError),  # it opened no tunnel
     (httpx.TimeoutException, wire.ReadTimeout),
     (httpx.WriteError, wire.WriteError),
     (httpx.TransportError, wire.RemoteProtocolError),
