@@ -179,9 +179,26 @@ def test_a_closed_pool_holds_nothing_and_watches_nothing() -> None:
         assert all(connection.closed for connection in connections)
         assert pool.idle == []
         [later] = release(pool)
-        loop.now = 60
-        later.idle_since = 60
-        await loop.pass_until(90)
-        assert not later.closed
+        assert later.closed
+        assert pool.idle == []
+
+    run_in_virtual_time(scenario)
+
+
+def test_a_connection_that_was_opened_for_nobody_is_kept_if_it_could_be_opened() -> None:
+    async def opening(outcome: Connection | OSError) -> Connection:
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+    async def scenario(loop: VirtualLoop) -> None:
+        pool, opened = Pool("a.example", Counts()), Idle()
+        tasks = [asyncio.ensure_future(opening(each)) for each in (opened, OSError("refused"), Idle())]
+        tasks[2].cancel()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            pool.keep_opened(task)
+        assert pool.idle == [opened]
+        pool.close()
 
     run_in_virtual_time(scenario)

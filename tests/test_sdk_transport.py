@@ -454,9 +454,16 @@ def test_a_connection_has_its_time_and_its_error() -> None:
 
 
 async def test_whoever_gives_up_leaves_no_request_behind(transport: SdkTransport) -> None:
-    async with peer(answering(head(length=3) + b"ok", hang=True)) as it, asyncio.timeout(PATIENCE):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head(length=3) + b"ok")
+        asked.set()
+        await reader.read()
+
+    asked = asyncio.Event()
+    async with peer(serve) as it, asyncio.timeout(PATIENCE):
         asking = asyncio.ensure_future(transport.send(HttpRequest("GET", it.origin)))
-        await turns_until(lambda: it.connections == 1)
+        await asked.wait()
         asking.cancel()
         await it.gone.wait()
 
@@ -484,7 +491,7 @@ async def test_a_proxy_is_passed_where_the_environment_names_one_for_the_host(
     async with peer(refuse) as proxy, peer(answering(GOOD)) as direct, asyncio.timeout(PATIENCE):
         monkeypatch.setenv("HTTPS_PROXY", proxy.origin)
         monkeypatch.setenv("NO_PROXY", "nowhere.invalid")
-        with pytest.raises(ServiceResponseError, match="403 Forbidden") as raised:
+        with pytest.raises(ServiceRequestError, match="403 Forbidden") as raised:
             await transport.send(HttpRequest("GET", f"https://v.vault.azure.net{PATH}"))
         assert "apim-sub-" not in str(raised.value)
         with pytest.raises(ServiceRequestError) as excepted:

@@ -7,6 +7,7 @@ differs is the table DIFFERENCES, which docs/architecture.md repeats for operato
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import socket
 import ssl
@@ -888,7 +889,31 @@ async def test_certificates_are_checked(authority: trustme.CA, name: str, truste
     await transport.aclose()
 
 
-async def test_a_handshake_given_up_at_any_moment_leaves_nothing_behind(authority: trustme.CA) -> None:
+async def test_a_connection_that_nobody_waits_for_any_more_is_kept_for_the_next_call(
+    authority: trustme.CA,
+) -> None:
+    """It is as good as one that has been used; and uvloop has no way to give up a handshake."""
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    transport, it = ShimTransport(verify=trusting), Peer(answering(GOOD, hang=True))
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # and accepts nobody yet
+        it.origin = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        leaving = asyncio.create_task(get(transport, it.origin))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        secure = server_side(authority, "127.0.0.1")
+        async with await asyncio.start_server(it.accept, sock=listening.dup(), ssl=secure):
+            async with asyncio.timeout(PATIENCE):
+                while transport.counts.opened < 1:  # noqa: ASYNC110 - nobody is told
+                    await asyncio.sleep(0.01)
+                assert await get(transport, it.origin) == (200, b"ok")
+            assert (transport.counts.opened, transport.counts.reused) == (1, 1)
+            await transport.aclose()
+
+
+async def test_a_handshake_given_up_at_any_moment_leaves_nothing_behind(
+    authority: trustme.CA, caplog: pytest.LogCaptureFixture
+) -> None:
     """uvloop keeps some of them until the handshake's own timeout, which is a minute unless it is told."""
     context, trusting = server_side(authority, "127.0.0.1"), ssl.create_default_context()
     authority.configure_trust(trusting)
@@ -915,6 +940,7 @@ async def test_a_handshake_given_up_at_any_moment_leaves_nothing_behind(authorit
         async with asyncio.timeout(PATIENCE):
             while connections_alive() > before:  # noqa: ASYNC110 - uvloop tells nobody
                 await asyncio.sleep(0.05)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def connections_alive() -> int:

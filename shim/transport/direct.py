@@ -63,6 +63,7 @@ class ShimTransport:
         self._trust = Trust.of(verify) if verify is not None else None
         self._resolve = resolve or _resolve
         self._pools: dict[Origin, Pool] = {}
+        self._opening: set[asyncio.Task[Connection]] = set()
         self._buffer = memoryview(bytearray(READ_BYTES))
 
     async def send(self, request: WireRequest) -> Exchange:
@@ -98,7 +99,10 @@ class ShimTransport:
         return exchange
 
     async def aclose(self) -> None:
-        """Closes idle connections. Those in use belong to their exchanges."""
+        """Closes idle connections, and those that are still being opened for nobody once they are.
+
+        Those in use belong to their exchanges.
+        """
         for pool in self._pools.values():
             pool.close()
         self._pools.clear()
@@ -110,24 +114,37 @@ class ShimTransport:
         return pool
 
     async def _connect(self, origin: Origin, pool: Pool, timeout: float | None) -> Connection:
-        loop, secure = asyncio.get_running_loop(), origin.scheme == "https"
+        """A connection that nobody waits for any more is opened all the same, and kept for the next call.
+
+        Cancelled at the wrong moment of TLS's handshake, uvloop logs a fatal error and keeps its buffers.
+        """
+        opening = asyncio.get_running_loop().create_task(self._open(origin, pool, timeout))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
         try:
             async with asyncio.timeout(timeout):
-                connected = await self._dial(origin)
-                probe_when_silent(connected)
-                _, connection = await loop.create_connection(
-                    lambda: Connection(loop, self._look_at(connected), self._buffer, pool),
-                    sock=connected,
-                    ssl=self._trusted().context if secure else None,
-                    server_hostname=origin.host if secure else None,
-                    # uvloop keeps what is cancelled at the wrong moment, 256 KiB of buffer with it, until this ends:
-                    # a minute unless it is told.
-                    ssl_handshake_timeout=timeout if secure else None,
-                )
-        except TimeoutError as error:
-            raise ConnectTimeout(f"no connection within {timeout:g} s") from error
-        except (OSError, UnicodeError) as error:  # DNS, TLS and certificates among them; names that are none
-            raise ConnectError(type(error).__name__) from error
+                return await asyncio.shield(opening)
+        except BaseException as error:
+            opening.add_done_callback(pool.keep_opened)
+            if isinstance(error, TimeoutError):
+                raise ConnectTimeout(f"no connection within {timeout:g} s") from error
+            if isinstance(error, OSError | UnicodeError):  # DNS, TLS and certificates; names that are none
+                raise ConnectError(type(error).__name__) from error
+            raise
+
+    async def _open(self, origin: Origin, pool: Pool, timeout: float | None) -> Connection:
+        """Raises OSError or UnicodeError; takes no longer than twice the `timeout`."""
+        loop, secure = asyncio.get_running_loop(), origin.scheme == "https"
+        async with asyncio.timeout(timeout):
+            connected = await self._dial(origin)
+        probe_when_silent(connected)
+        _, connection = await loop.create_connection(
+            lambda: Connection(loop, self._look_at(connected), self._buffer, pool),
+            sock=connected,
+            ssl=self._trusted().context if secure else None,
+            server_hostname=origin.host if secure else None,
+            ssl_handshake_timeout=timeout if secure else None,
+        )
         self.counts.opened += 1
         return connection
 

@@ -59,6 +59,11 @@ class Pool:
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(self._keepalive, self._sweep)
 
+    def keep_opened(self, opening: asyncio.Task[Connection]) -> None:
+        """Takes a connection that was opened for nobody, if it could be opened."""
+        if not opening.cancelled() and opening.exception() is None:
+            self.release(opening.result())
+
     def distrust(self) -> None:
         """A response came that nobody had asked for: the next might come just after a request, and pass for its own."""
         if self._loop.time() >= self._distrusted_until:
@@ -68,9 +73,14 @@ class Pool:
                 _DISTRUST_SECONDS,
             )
         self._distrusted_until = self._loop.time() + _DISTRUST_SECONDS
-        self.close()
+        self._close_idle()
 
     def close(self) -> None:
+        """For good: what is released from now on is closed, too."""
+        self._distrusted_until = float("inf")
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
