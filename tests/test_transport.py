@@ -1009,6 +1009,17 @@ async def test_a_host_of_one_address_is_waited_for(ours: ShimTransport, silent: 
         await send(ours, "GET", origin, "/", [], b"", connect=0.4)
 
 
+@pytest.mark.parametrize(("connect", "reason"), [(2.5, "within 2.5 s"), (None, "in time")])
+async def test_the_kernels_own_timeout_is_a_connections(connect: float | None, reason: str) -> None:
+    async def resolve(host: str, port: int) -> list[AddrInfoType]:
+        raise TimeoutError(110, "Connection timed out")
+
+    with pytest.raises(ConnectTimeout, match=f"^no connection {reason}$"):
+        await ShimTransport(resolve=resolve).send(
+            WireRequest("GET", origin_of("http://a.example"), b"/", [], connect_timeout=connect)
+        )
+
+
 async def test_an_address_that_does_not_answer_gives_way_to_the_next(silent: socket.socket) -> None:
     async def resolve(host: str, port: int) -> list[AddrInfoType]:
         stream = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")

@@ -126,8 +126,9 @@ class ShimTransport:
                 return await asyncio.shield(opening)
         except BaseException as error:
             opening.add_done_callback(pool.keep_opened)
-            if isinstance(error, TimeoutError):
-                raise ConnectTimeout(f"no connection within {timeout:g} s") from error
+            if isinstance(error, TimeoutError):  # ours, or the kernel's own
+                within = "in time" if timeout is None else f"within {timeout:g} s"
+                raise ConnectTimeout(f"no connection {within}") from error
             if isinstance(error, OSError | UnicodeError):  # DNS, TLS and certificates; names that are none
                 raise ConnectError(type(error).__name__) from error
             raise
